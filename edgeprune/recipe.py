@@ -1,0 +1,296 @@
+"""The recipe: one frozen, strict value that says everything a run does.
+
+It is read from YAML, checked whole before any work, saved unchanged with what it made, and taken apart only by
+``pipeline``: stages receive plain parameters. An unknown key is an error that names the nearest known one, because a
+misspelt ``alpha`` that silently stays at its default has cost a run before.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeprune.errors import InputError
+from edgeprune.files import digest_json
+from edgeprune.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Triple = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, no unknown keys, no NaN, no quiet conversion of text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """Where images come from and how they are split; ``mean`` and ``std`` are in units of [0, 1] pixels."""
+
+    source: Literal["elpv", "imagefolder"] = Field("elpv", description="elpv (solar cells, by pip) or imagefolder")
+    path: str | None = Field(None, description="the image folder, for source imagefolder; DATA= sets it")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(96, description="height and width in pixels")
+    val_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.20
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    skip_broken: bool = Field(False, description="leave out unreadable files instead of stopping")
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction together must leave images to train on (sum < 1)")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive for every channel")
+        return self
+
+
+class AugmentSection(Section):
+    """Random changes to training batches; the defaults change nothing."""
+
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    quarter_turns: bool = Field(False, description="rotate by a random multiple of 90 degrees")
+    shift_pixels: Annotated[int, Field(ge=0, le=64)] = Field(0, description="random translation, edges replicated")
+    brightness: Share = Field(0.0, description="multiply pixels by a factor in [1 - b, 1 + b]")
+    contrast: Share = Field(0.0, description="stretch around the image's mean by a factor in [1 - c, 1 + c]")
+
+
+class ModelSection(Section):
+    """The network, and the weights that training starts from."""
+
+    network: str = Field("mobilenet_v3_small", description="a torchvision classifier, or package.module:function")
+    weights: str = Field(
+        "IMAGENET1K_V1", description="none, torchvision's name, a .safetensors file, or a folder of ours"
+    )
+    pad: Literal["torch", "same"] = Field("torch", description="padding of stride-2 convolutions")
+    baseline: str | None = Field(None, description="folder of the unpruned checkpoint; models/<name> by default")
+
+
+class TrainSection(Section):
+    """Training of the baseline: AdamW, linear warm-up, cosine decay, best epoch by validation accuracy."""
+
+    epochs: Count = 40
+    batch_size: Count = 64
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = 0.02
+    warmup_epochs: NotNegative = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: bool = Field(False, description="weigh classes by the inverse of their frequency")
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="torchvision's 0.01 lags so far behind in short training that evaluation sits at chance"
+    )
+
+
+class PruneSection(Section):
+    """Which channels go, how many at each step, and when to stop."""
+
+    targets: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    scope: Literal["expand"] = "expand"
+    protect: tuple[str, ...] = Field((), description="names of modules whose channels are left alone")
+    importance: Literal["l1_norm", "bn_gamma"] = "l1_norm"
+    align: Literal[1, 2, 4, 8, 16, 32] = Field(8, description="kept channels per layer are a multiple of this")
+    min_accuracy: Share | None = Field(None, description="stop below this validation accuracy")
+    max_drop: Share | None = Field(None, description="stop this far below the baseline's validation accuracy")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(later <= earlier for earlier, later in zip(self.targets, self.targets[1:], strict=False)):
+            raise ValueError("targets must rise from step to step: each one is cumulative")
+        return self
+
+
+class RecalibrateSection(Section):
+    """Re-estimation of BatchNorm statistics before every evaluation that counts."""
+
+    split: Literal["train", "val"] = "train"
+    images: Count = Field(2048, description="at most this many images, drawn with the recipe's seed")
+
+
+class RecoverSection(Section):
+    """Fine-tuning with distillation after every step: ``alpha`` weighs the teacher, ``1 - alpha`` the labels."""
+
+    teacher: str = Field("baseline", description="baseline, or the folder of any checkpoint of ours")
+    alpha: Share = 0.5
+    temperature: Positive = 4.0
+    epochs: Count = 10
+    patience: Count = Field(4, description="stop after this many epochs without a better validation accuracy")
+    lr: Positive = 1e-4
+    lr_high: Positive = Field(5e-5, description="learning rate from lr_high_threshold upwards")
+    lr_high_threshold: Fraction = 0.25
+    batch_size: Count = 64
+    weight_decay: NotNegative = 0.0
+
+
+class ExportSection(Section):
+    """Which files a level becomes."""
+
+    formats: Annotated[tuple[Literal["onnx"], ...], Field(min_length=1)] = ("onnx",)
+    dynamic_batch: bool = Field(False, description="batch dimension `batch` instead of 1")
+
+
+class VerifySection(Section):
+    """Limits of the gates. There is no switch that turns a gate off."""
+
+    max_accuracy_drop: Share = Field(0.03, description="the file's test accuracy against the unpruned baseline's file")
+    min_agreement: Share = Field(0.998, description="argmax agreement of the file with torch")
+    max_logit_difference: Positive = Field(1e-3, description="largest difference over the largest logit")
+
+
+class Recipe(Section):
+    """Everything a run does. See the sections for units and defaults."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+    goal: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSection = DataSection()
+    augment: AugmentSection = AugmentSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    prune: PruneSection = PruneSection()
+    recalibrate: RecalibrateSection = RecalibrateSection()
+    recover: RecoverSection = RecoverSection()
+    export: ExportSection = ExportSection()
+    verify: VerifySection = VerifySection()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe as values: comments and key order do not count."""
+        return digest_json(self.model_dump(mode="json"))
+
+    def part_digest(self, *sections: str) -> str:
+        """SHA-256 of the seed and the named sections: what a step that reads only these depends on."""
+        values = self.model_dump(mode="json")
+        return digest_json({key: values[key] for key in ("seed", *sections)})
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out, as it is saved beside what it made."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: YAML file.
+        data_path: replaces ``data.path`` and implies source ``imagefolder`` (DATA= on the command line).
+        weights: replaces ``model.weights``.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key (the nearest known one is named) or a value out of range.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        recipes = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        known = ", ".join(recipes) or "none beside it"
+        raise InputError(f"The recipe {path} does not exist.", f"RECIPE= one of: {known}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"The recipe {path} cannot be read: {reason}.", "mend that line of the YAML file") from None
+    if not isinstance(values, dict):
+        raise InputError(f"The recipe {path} is not a mapping of keys.", "start from recipes/elpv96.yaml") from None
+    if data_path is not None:
+        values["data"] = {**(values.get("data") or {}), "source": "imagefolder", "path": data_path}
+    if weights is not None:
+        values["model"] = {**(values.get("model") or {}), "weights": weights}
+    return parse_recipe(values, origin=str(path))
+
+
+def parse_recipe(values: dict[str, Any], *, origin: str) -> Recipe:
+    """Check a recipe that is already a mapping; ``origin`` names it in errors.
+
+    Raises:
+        InputError: as ``read_recipe``.
+    """
+    try:
+        # Through YAML's own types: lists become tuples, whole numbers may stand for fractions, text never does.
+        return Recipe.model_validate(_as_tuples(values))
+    except ValidationError as failure:
+        error = failure.errors()[0]
+        where = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            raise _unknown_key(origin, [str(part) for part in error["loc"]]) from None
+        if error["type"] == "missing":
+            raise InputError(f"{origin}: the key `{where}` is missing.", f"add a line `{where}: ...`") from None
+        message = error["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"{origin}: {where or 'the recipe'} = {error['input']!r} does not fit: {message}.",
+            f"change {where or 'it'} in the recipe; recipes/elpv96.yaml is an example that works",
+        ) from None
+
+
+def level_id(target: float) -> str:
+    """The short name of a level: its target in percent.
+
+    >>> level_id(0.6), level_id(0.605), level_id(0.05)
+    ('s60', 's60_5', 's05')
+    """
+    percent = f"{target * 100:.6f}".rstrip("0").rstrip(".")
+    whole, _, rest = percent.partition(".")
+    return f"s{whole.zfill(2)}" + (f"_{rest}" if rest else "")
+
+
+def parse_target(text: str) -> float:
+    """A channel sparsity in (0, 1) as people type it.
+
+    Raises:
+        InputError: not a number, or outside (0, 1).
+
+    >>> parse_target("0.6")
+    0.6
+    """
+    try:
+        target = float(text)
+    except ValueError:
+        raise InputError(f"TARGET={text} is not a number.", "TARGET=0.6") from None
+    if not (math.isfinite(target) and 0 < target < 1):
+        hint = f"{target / 100:g}" if math.isfinite(target) and 1 < target < 100 else "0.6"
+        raise InputError(
+            f"TARGET={text} is outside (0, 1).",
+            f"TARGET={hint} (a fraction of the prunable channels, not a percentage)",
+        )
+    return target
+
+
+def schedule_up_to(targets: tuple[float, ...], target: float | None) -> tuple[float, ...]:
+    """The schedule cut at a target, which is appended when it is not one of its steps.
+
+    >>> schedule_up_to((0.1, 0.2, 0.3), 0.25)
+    (0.1, 0.2, 0.25)
+    >>> schedule_up_to((0.1, 0.2, 0.3), None)
+    (0.1, 0.2, 0.3)
+    """
+    if target is None:
+        return targets
+    return (*(step for step in targets if level_id(step) != level_id(target) and step < target), target)
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_as_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return value
+
+
+def _unknown_key(origin: str, location: list[str]) -> InputError:
+    *parents, key = location
+    section: type[BaseModel] = Recipe
+    for parent in parents:
+        annotation = section.model_fields[parent].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    known = list(section.model_fields)
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    place = f" in `{'.'.join(parents)}`" if parents else ""
+    remedy = f"`{nearest[0]}`" if nearest else f"one of: {', '.join(known)}"
+    return InputError(f"{origin}: unknown key `{key}`{place}.", remedy)

@@ -4,6 +4,9 @@ Every error says in one sentence what is wrong, with the value and the limit, an
 command line prints exactly that and exits with ``exit_code``; a traceback means a bug in edgeprune.
 """
 
+import math
+
+
 
 class EdgepruneError(Exception):
     """A failure with a sentence to read and one thing to try.
@@ -28,6 +31,16 @@ class InputError(EdgepruneError):
     """The recipe, an argument, a file or a folder cannot be used as it is (exit code 2)."""
 
     exit_code = 2
+
+
+class UnreachableTargetError(EdgepruneError):
+    """A schedule asks for more than can be removed while every layer keeps a block."""
+
+    def __init__(self, target: float, *, highest: float, align: int) -> None:
+        super().__init__(
+            f"Target {target:g} cannot be reached: with {align} channel(s) left in every layer the sparsity is {highest:.4f}.",
+            f"a target of at most {math.floor(highest * 1000) / 1000:g}, a smaller `align`, or fewer protected modules",
+        )
 
 
 class TargetMissingError(EdgepruneError):

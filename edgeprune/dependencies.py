@@ -1,0 +1,114 @@
+"""Channels that can only go together, read from torch-pruning's dependency graph.
+
+The one place that knows torch-pruning: planning asks it for groups, surgery asks it to remove them.
+"""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelGroup:
+    """Channels of several layers that can only be removed together.
+
+    Attributes:
+        layer: name of the convolution that makes the channels; it names the group.
+        channels: how many there are.
+        followers: layers that lose the same channels of their output: BatchNorms, the depthwise convolution,
+            squeeze-excite's fc2.
+        consumers: layers that lose input channels: the projection, squeeze-excite's fc1.
+    """
+
+    layer: str
+    channels: int
+    followers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+class DependencyGraph:
+    """torch-pruning's graph over a private copy of a network, asked by module name.
+
+    Args:
+        network: copied, not changed.
+        image_size: height and width of the input that is traced, pixels.
+
+    Attributes:
+        network: the private copy, which ``remove`` prunes.
+    """
+
+    def __init__(self, network: nn.Module, *, image_size: int) -> None:
+        self.network = copy.deepcopy(network).eval()
+        self._modules = dict(self.network.named_modules())
+        self._names = {module: name for name, module in self._modules.items()}
+        example = torch.zeros(1, 3, image_size, image_size)
+        with warnings.catch_warnings(), torch.enable_grad():
+            # It warns of parameters that no module owns (ConvNeXt's layer scale), which no group here touches.
+            warnings.simplefilter("ignore")
+            for parameter in self.network.parameters():
+                parameter.requires_grad_(True)
+            self._graph: Any = torch_pruning.DependencyGraph().build_dependency(self.network, example)
+
+    def inner_group(self, layer: str) -> ChannelGroup | None:
+        """The group that a convolution's output channels form, or None when they leave their block."""
+        root = self._modules[layer]
+        assert isinstance(root, nn.Conv2d)
+        if not self._graph.module2node[root].inputs or root.groups > 1:
+            return None  # the stem, or a depthwise convolution, which belongs to the group of its input
+        followers: list[str] = []
+        consumers: list[str] = []
+        spatial = False
+        for dependency, _ in self._members(layer, list(range(root.out_channels))):
+            target = dependency.target
+            name = self._names.get(target.module)
+            if name is None:
+                if _leaves_block(target):
+                    return None
+                continue
+            module = self._modules[name]
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                return None
+            if isinstance(module, nn.Conv2d) and name != layer:
+                depthwise = module.groups == module.in_channels == module.out_channels
+                if not self._graph.module2node[module].inputs:
+                    return None  # squeeze-excite's fc2 in a block without expansion gates the stem's channels
+                if module.groups > 1 and not depthwise:
+                    return None  # a grouped convolution ties channels across its groups
+                spatial = spatial or max(module.kernel_size) > 1
+                reads = dependency.handler.__name__ == "prune_in_channels" and not depthwise
+                (consumers if reads else followers).append(name)
+            elif name != layer:
+                followers.append(name)
+        if not spatial or not consumers:
+            return None
+        return ChannelGroup(
+            layer=layer,
+            channels=root.out_channels,
+            followers=tuple(dict.fromkeys(followers)),
+            consumers=tuple(dict.fromkeys(consumers)),
+        )
+
+    def remove(self, layer: str, channels: list[int]) -> None:
+        """Remove output channels of a convolution, and what depends on them, from the private copy.
+
+        Raises:
+            ValueError: torch-pruning refuses, because nothing would be left of a layer.
+        """
+        group = self._members(layer, channels)
+        if not self._graph.check_pruning_group(group):
+            raise ValueError(f"{layer}: removing {len(channels)} channels would leave a layer without any")
+        group.prune()
+
+    def _members(self, layer: str, channels: list[int]) -> Any:
+        return self._graph.get_pruning_group(self._modules[layer], torch_pruning.prune_conv_out_channels, channels)
+
+
+def _leaves_block(node: Any) -> bool:
+    operation = str(node.name)
+    # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must agree.
+    return "AddBackward" in operation or "SubBackward" in operation or "_ConcatOp" in operation or "_SplitOp" in operation

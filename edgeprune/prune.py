@@ -1,0 +1,81 @@
+"""Surgery: make a network physically smaller, or pad it back to convenient channel counts."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.dependencies import ChannelGroup, DependencyGraph
+from edgeprune.results import ChannelPlan
+from edgeprune.zoo import Channels, read_channels, resize_channels
+
+
+def remove_channels(network: nn.Module, plan: ChannelPlan, *, image_size: int) -> nn.Module:
+    """Remove a plan's channels and everything that depends on them.
+
+    In evaluation mode the result computes what the full network computes with those channels set to zero at the input
+    of every layer that reads them.
+
+    Args:
+        network: the network that the plan was made for; not changed.
+        plan: channels to keep, per group.
+        image_size: height and width of the input, pixels.
+
+    Returns:
+        A smaller copy in evaluation mode.
+    """
+    graph = DependencyGraph(network, image_size=image_size)
+    for group in plan.groups:
+        gone = sorted(set(range(group.channels)) - set(group.kept))
+        if gone:
+            graph.remove(group.layer, gone)
+    return graph.network
+
+
+def pad_channels(network: nn.Module, groups: Iterable[ChannelGroup], *, multiple: int) -> nn.Module:
+    """Add channels of zeros until every group has a multiple of a number; the function stays exactly the same.
+
+    ONNX Runtime's blocked convolution kernels need multiples of 4: a network with 0.62 of the MACs and odd channel
+    counts took 1.71 times as long as the unpruned one, and 0.71 once padded.
+
+    Args:
+        network: not changed.
+        groups: its census; all of them, protected or not.
+        multiple: of what the channel counts become.
+
+    Returns:
+        A wider copy in evaluation mode. Added channels have zero weights wherever they are made and read; their
+        BatchNorm has variance 1.
+    """
+    padded = copy.deepcopy(network).eval()
+    before = read_channels(network)
+    wanted = {name: dict(counts) for name, counts in before.items()}
+    for group in groups:
+        extra = -group.channels % multiple
+        for name in (group.layer, *group.followers, *group.consumers):
+            _widen(wanted[name], extra, reads_only=name in group.consumers)
+    resize_channels(padded, {name: counts for name, counts in wanted.items() if counts != before[name]})
+    padded.load_state_dict(_embed(network.state_dict(), padded.state_dict()))
+    return padded
+
+
+def _widen(counts: Channels, extra: int, *, reads_only: bool) -> None:
+    if "num_features" in counts:
+        counts["num_features"] += extra
+    elif reads_only:
+        counts["in_channels"] += extra
+    else:
+        if counts["groups"] > 1:  # depthwise: one group a channel
+            counts["in_channels"] += extra
+            counts["groups"] += extra
+        counts["out_channels"] += extra
+
+
+def _embed(small: dict[str, Tensor], large: dict[str, Tensor]) -> dict[str, Tensor]:
+    # The large state is changed and not rebuilt, because torch keeps the modules' versions in an attribute of it.
+    for name, tensor in large.items():
+        value = torch.ones_like(tensor) if name.endswith("running_var") else torch.zeros_like(tensor)
+        value[tuple(slice(0, size) for size in small[name].shape)] = small[name]
+        large[name] = value
+    return large

@@ -1,0 +1,31 @@
+"""Networks: built by name, given initial weights, saved and loaded without unpickling.
+
+- ``build_network`` makes the unpruned network that a ``NetworkSpec`` names.
+- ``load_initial_weights`` fills it before training.
+- ``save_checkpoint`` and ``load_checkpoint`` keep it, pruned or not, as architecture.json and model.safetensors.
+- ``resize_channels`` gives modules other channel counts; ``read_channels`` reads them.
+- ``torchvision_models`` imports torchvision beside a CPU-only torch.
+"""
+
+from edgeprune.zoo.build import NetworkSpec, build_network
+from edgeprune.zoo.channels import Channels, read_channels, resize_channels
+from edgeprune.zoo.checkpoint import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint
+from edgeprune.zoo.same_padding import SameConv2d
+from edgeprune.zoo.torchvision_import import torchvision_models
+from edgeprune.zoo.weights import InitialWeights, load_initial_weights
+
+__all__ = [
+    "Channels",
+    "Checkpoint",
+    "InitialWeights",
+    "NetworkSpec",
+    "SameConv2d",
+    "build_network",
+    "checkpoint_digest",
+    "load_checkpoint",
+    "load_initial_weights",
+    "read_channels",
+    "resize_channels",
+    "save_checkpoint",
+    "torchvision_models",
+]

@@ -1,0 +1,83 @@
+"""A network from its name: torchvision's classifiers, or a function of yours."""
+
+import difflib
+import importlib
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from edgeprune.errors import InputError
+from edgeprune.zoo.same_padding import use_same_padding
+from edgeprune.zoo.torchvision_import import torchvision_models
+
+# Their auxiliary heads exist for ImageNet training only; without these arguments they return tuples in training mode.
+_WITHOUT_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """What it takes to build an unpruned network.
+
+    Attributes:
+        network: a torchvision classifier (``mobilenet_v3_small``), or ``package.module:function`` for your own: the
+            function is called with ``num_classes=`` and returns an ``nn.Module`` from (n, 3, size, size) to (n, classes).
+        num_classes: outputs of the head.
+        image_size: height and width of the input, pixels.
+        pad: ``torch``, or ``same`` for TensorFlow's padding at strides above 1.
+    """
+
+    network: str
+    num_classes: int
+    image_size: int
+    pad: Literal["torch", "same"] = "torch"
+
+
+def build_network(spec: NetworkSpec) -> nn.Module:
+    """Build a network with fresh weights, drawn from torch's global generator, in evaluation mode.
+
+    Raises:
+        InputError: no such torchvision classifier, or the function cannot be imported or returns no module.
+    """
+    network = _call_factory(spec) if ":" in spec.network else _torchvision_classifier(spec)
+    if spec.pad == "same":
+        network = use_same_padding(network)
+    return network.eval()
+
+
+def _torchvision_classifier(spec: NetworkSpec) -> nn.Module:
+    models = torchvision_models()
+    # `module=` leaves out detection, segmentation, video and quantised networks.
+    known = models.list_models(module=models)
+    if spec.network not in known:
+        nearest = difflib.get_close_matches(spec.network, known, n=3, cutoff=0.3)
+        raise InputError(
+            f"model.network = {spec.network!r} is not one of torchvision's {len(known)} classifiers.",
+            f"{' or '.join(nearest)}" if nearest else "mobilenet_v3_small, or package.module:function",
+        )
+    extra = {"aux_logits": False, "init_weights": True} if spec.network in _WITHOUT_AUXILIARY_HEADS else {}
+    network = models.get_model(spec.network, weights=None, num_classes=spec.num_classes, **extra)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _call_factory(spec: NetworkSpec) -> nn.Module:
+    module_name, _, function_name = spec.network.partition(":")
+    try:
+        with warnings.catch_warnings():
+            # Warnings of a stranger's package at import are not ours to turn into failures.
+            warnings.simplefilter("ignore")
+            factory = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"model.network = {spec.network!r} cannot be imported: {error}.",
+            "check that `python -c 'import " + module_name + "'` works here and that the function is in it",
+        ) from None
+    network = factory(num_classes=spec.num_classes)
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"model.network = {spec.network!r} returned {type(network).__name__}, not a torch.nn.Module.",
+            "return the network itself from the function",
+        )
+    return network

@@ -1,0 +1,187 @@
+"""Checkpoints: architecture.json and model.safetensors, rebuilt from the factory and the channel counts.
+
+Nothing is ever unpickled: a checkpoint from a stranger can at worst be refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from edgeprune import __version__
+from edgeprune.errors import InputError
+from edgeprune.files import digest_file, read_json, write_atomic, write_json
+from edgeprune.zoo.build import NetworkSpec, build_network
+from edgeprune.zoo.channels import Channels, read_channels, resize_channels
+
+ARCHITECTURE = "architecture.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A network with what is needed to feed it and to read its answer.
+
+    Attributes:
+        network: in evaluation mode; stages copy it before they change anything.
+        spec: the unpruned network that it was made from.
+        classes: class names, in the order of the logits.
+        mean, std: normalisation per channel, in units of [0, 1] pixels.
+    """
+
+    network: nn.Module
+    spec: NetworkSpec
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class _Architecture(BaseModel):
+    """architecture.json, as untrusted as any other file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1]
+    edgeprune: str
+    network: str
+    pad: Literal["torch", "same"]
+    image_size: Annotated[int, Field(ge=16, le=1024)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: dict[str, Channels]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's two files, each whole or not at all, the weights first.
+
+    Args:
+        folder: made when it does not exist.
+        checkpoint: its network may be pruned; channel counts that differ from the factory's are kept.
+    """
+    unpruned = read_channels(_build_without_weights(checkpoint.spec))
+    current = read_channels(checkpoint.network)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.network.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(state))
+    architecture = _Architecture(
+        format=1,
+        edgeprune=__version__,
+        network=checkpoint.spec.network,
+        pad=checkpoint.spec.pad,
+        image_size=checkpoint.spec.image_size,
+        classes=checkpoint.classes,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        channels={name: counts for name, counts in current.items() if counts != unpruned[name]},
+    )
+    write_json(folder / ARCHITECTURE, architecture.model_dump(mode="json"))
+
+
+def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoint:
+    """Rebuild a network from its factory, its channel counts and its weights.
+
+    Args:
+        folder: holds architecture.json and model.safetensors.
+        own_factory: the ``package.module:function`` that the recipe names. A checkpoint that names another one is
+            refused: loading a file must not import code that nobody here asked for.
+
+    Raises:
+        InputError: a file is missing or damaged, channel counts are absurd, or the weights do not fit them.
+    """
+    architecture = _read_architecture(folder)
+    if ":" in architecture.network and architecture.network != own_factory:
+        raise InputError(
+            f"{folder / ARCHITECTURE} asks to import {architecture.network!r}, which the recipe does not name.",
+            f"set `model: {{network: {architecture.network}}}` in the recipe if you trust that code",
+        )
+    spec = NetworkSpec(
+        network=architecture.network,
+        num_classes=len(architecture.classes),
+        image_size=architecture.image_size,
+        pad=architecture.pad,
+    )
+    network = _build_without_weights(spec)
+    _check_counts(folder, read_channels(network), architecture.channels)
+    resize_channels(network, architecture.channels)
+    # Updated and not replaced: torch keeps the modules' versions in an attribute of its own state dict.
+    state = network.state_dict()
+    state.update(_read_weights(folder, network))
+    network.load_state_dict(state, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return Checkpoint(
+        network=network.eval(),
+        spec=spec,
+        classes=architecture.classes,
+        mean=architecture.mean,
+        std=architecture.std,
+    )
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 of the weights file: two checkpoints with equal digests are the same network."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{folder} holds no checkpoint ({WEIGHTS} is missing).", "make train, or check the path")
+    return digest_file(path)
+
+
+def _build_without_weights(spec: NetworkSpec) -> nn.Module:
+    # On the meta device nothing is drawn or allocated: the weights come from the file, and building an unpruned
+    # network to read its channel counts costs milliseconds. A stranger's factory may keep buffers that no state dict
+    # holds, so it is called for real, without moving the caller's random numbers on.
+    if ":" in spec.network:
+        with torch.random.fork_rng():
+            return build_network(spec)
+    with torch.device("meta"):
+        return build_network(spec)
+
+
+def _read_architecture(folder: Path) -> _Architecture:
+    path = folder / ARCHITECTURE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no checkpoint ({ARCHITECTURE} is missing).", "make train, or check the path")
+    try:
+        return _Architecture.model_validate(read_json(path))
+    except ValidationError as failure:
+        error = failure.errors()[0]
+        where = ".".join(str(part) for part in error["loc"])
+        raise InputError(f"{path}: {where}: {error['msg']}.", "restore the file; it is written by edgeprune") from None
+
+
+def _check_counts(folder: Path, unpruned: dict[str, Channels], stored: dict[str, Channels]) -> None:
+    for name, counts in stored.items():
+        for attribute, count in counts.items():
+            limit = unpruned.get(name, {}).get(attribute)
+            if limit is None or not 1 <= count <= limit:
+                raise InputError(
+                    f"{folder / ARCHITECTURE}: {name}.{attribute} = {count} is outside 1 to {limit or 'nothing'}, "
+                    "what the unpruned network has.",
+                    "restore the file; it is written by edgeprune",
+                )
+
+
+def _read_weights(folder: Path, network: nn.Module) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.", "make train, or check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}.", "restore the file, or make the level again") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != found:
+        differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        name = differing[0]
+        raise InputError(
+            f"{path} does not fit {ARCHITECTURE}: {name} is {found.get(name)}, expected {expected.get(name)} "
+            f"({len(differing)} tensors differ).",
+            "restore both files from the same checkpoint",
+        )
+    return state

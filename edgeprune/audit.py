@@ -64,7 +64,7 @@ def count_macs_thop(network: nn.Module, image: Tensor) -> int:
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            total += output.numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
         elif isinstance(module, nn.BatchNorm2d):

@@ -60,30 +60,21 @@ class DependencyGraph:
         assert isinstance(root, nn.Conv2d)
         if not self._graph.module2node[root].inputs or root.groups > 1:
             return None  # the stem, or a depthwise convolution, which belongs to the group of its input
+        members = [dependency for dependency, _ in self._members(layer, list(range(root.out_channels)))]
+        if any(self._leaves_block(dependency.target) for dependency in members):
+            return None
         followers: list[str] = []
         consumers: list[str] = []
         spatial = False
-        for dependency, _ in self._members(layer, list(range(root.out_channels))):
-            target = dependency.target
-            name = self._names.get(target.module)
-            if name is None:
-                if _leaves_block(target):
-                    return None
+        for dependency in members:
+            name = self._names.get(dependency.target.module)
+            if name is None or name == layer:
                 continue
             module = self._modules[name]
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                return None
-            if isinstance(module, nn.Conv2d) and name != layer:
-                depthwise = module.groups == module.in_channels == module.out_channels
-                if not self._graph.module2node[module].inputs:
-                    return None  # squeeze-excite's fc2 in a block without expansion gates the stem's channels
-                if module.groups > 1 and not depthwise:
-                    return None  # a grouped convolution ties channels across its groups
-                spatial = spatial or max(module.kernel_size) > 1
-                reads = dependency.handler.__name__ == "prune_in_channels" and not depthwise
-                (consumers if reads else followers).append(name)
-            elif name != layer:
-                followers.append(name)
+            convolution = isinstance(module, nn.Conv2d)
+            spatial = spatial or (convolution and max(module.kernel_size) > 1)
+            reads = convolution and dependency.handler.__name__ == "prune_in_channels" and not _is_depthwise(module)
+            (consumers if reads else followers).append(name)
         if not spatial or not consumers:
             return None
         return ChannelGroup(
@@ -107,8 +98,18 @@ class DependencyGraph:
     def _members(self, layer: str, channels: list[int]) -> Any:
         return self._graph.get_pruning_group(self._modules[layer], torch_pruning.prune_conv_out_channels, channels)
 
+    def _leaves_block(self, node: Any) -> bool:
+        module = node.module
+        if module not in self._names:
+            # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must
+            # agree with it.
+            return any(part in str(node.name) for part in ("AddBackward", "SubBackward", "_ConcatOp", "_SplitOp"))
+        if isinstance(module, nn.Conv2d):
+            # The stem comes into it where squeeze-excite gates its channels, in a block without expansion. A grouped
+            # convolution ties channels across its groups.
+            return not node.inputs or (module.groups > 1 and not _is_depthwise(module))
+        return isinstance(module, nn.Linear | nn.LayerNorm)
 
-def _leaves_block(node: Any) -> bool:
-    operation = str(node.name)
-    # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must agree.
-    return "AddBackward" in operation or "SubBackward" in operation or "_ConcatOp" in operation or "_SplitOp" in operation
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels

@@ -7,7 +7,6 @@ command line prints exactly that and exits with ``exit_code``; a traceback means
 import math
 
 
-
 class EdgepruneError(Exception):
     """A failure with a sentence to read and one thing to try.
 
@@ -38,7 +37,8 @@ class UnreachableTargetError(EdgepruneError):
 
     def __init__(self, target: float, *, highest: float, align: int) -> None:
         super().__init__(
-            f"Target {target:g} cannot be reached: with {align} channel(s) left in every layer the sparsity is {highest:.4f}.",
+            f"Target {target:g} cannot be reached: with {align} channel(s) left in every layer, the most that can go "
+            f"is {highest:.4f}.",
             f"a target of at most {math.floor(highest * 1000) / 1000:g}, a smaller `align`, or fewer protected modules",
         )
 

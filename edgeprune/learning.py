@@ -223,7 +223,10 @@ def fit_network(
         Loshchilov, Hutter 2019, "Decoupled Weight Decay Regularization".
     """
     network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    momenta = _set_bn_momentum(network, bn_momentum)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = bn_momentum
     optimiser = torch.optim.AdamW(_parameter_groups(network, weight_decay), lr=lr(0.0))
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, len(train.labels))
@@ -270,7 +273,7 @@ def fit_network(
             if patience is not None and epoch - best[1] >= patience:
                 break
     network.load_state_dict(best[2])
-    for norm, momentum in momenta:
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return Fit(network=network.eval(), best_epoch=best[1], epochs=tuple(records))
 
@@ -289,14 +292,6 @@ def warm_up_then_cosine(peak: float, warmup: float) -> Callable[[float], float]:
         return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
     return rate
-
-
-def _set_bn_momentum(network: nn.Module, momentum: float) -> list[tuple[nn.Module, float | None]]:
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    before = [(norm, norm.momentum) for norm in norms]
-    for norm in norms:
-        norm.momentum = momentum
-    return before  # type: ignore[return-value]
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> Iterator[dict[str, object]]:

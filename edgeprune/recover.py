@@ -78,9 +78,7 @@ def learning_rate_for(target: float, *, lr: float, lr_high: float, lr_high_thres
     return lr_high if target >= lr_high_threshold else lr
 
 
-def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float, temperature: float
-) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float, temperature: float) -> Tensor:
     """Weighted sum of the soft-target loss and the cross entropy with the labels.
 
     Args:

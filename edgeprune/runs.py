@@ -58,11 +58,11 @@ def open_run(runs: Path, *, name: str, kind: str, config_yaml: str, now: datetim
         now: start of a new run.
     """
     for path in sorted(runs.glob(f"*_{name}_{kind}"), reverse=True):
-        if not (path / _RESULTS).exists() and (path / _CONFIG).is_file():
-            if (path / _CONFIG).read_text(encoding="utf-8") == config_yaml:
-                run = RunDirectory(path)
-                run.log(f"Resumed at {now:%Y-%m-%d %H:%M:%S}")
-                return run
+        unfinished = not (path / _RESULTS).exists() and (path / _CONFIG).is_file()
+        if unfinished and (path / _CONFIG).read_text(encoding="utf-8") == config_yaml:
+            run = RunDirectory(path)
+            run.log(f"Resumed at {now:%Y-%m-%d %H:%M:%S}")
+            return run
     path = runs / f"{now:%Y-%m-%d_%H-%M-%S}_{name}_{kind}"
     write_atomic(path / _CONFIG, config_yaml)
     return RunDirectory(path)

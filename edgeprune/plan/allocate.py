@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def _removable_blocks(group: int, scores: np.ndarray, align: int) -> list[_Block
             rank=rank,
             channels=tuple(int(channel) for channel in order[start:stop]),
         )
-        for rank, (start, stop) in enumerate(zip(edges, edges[1:-1], strict=False))
+        for rank, (start, stop) in enumerate(pairwise(edges[:-1]))
     ]
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from edgeprune.errors import InputError
 from edgeprune.dependencies import ChannelGroup
+from edgeprune.errors import InputError
 
 
 def score_channels(

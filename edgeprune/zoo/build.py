@@ -22,7 +22,7 @@ class NetworkSpec:
 
     Attributes:
         network: a torchvision classifier (``mobilenet_v3_small``), or ``package.module:function`` for your own: the
-            function is called with ``num_classes=`` and returns an ``nn.Module`` from (n, 3, size, size) to (n, classes).
+            function is called with ``num_classes=`` and returns a module from (n, 3, size, size) to (n, classes).
         num_classes: outputs of the head.
         image_size: height and width of the input, pixels.
         pad: ``torch``, or ``same`` for TensorFlow's padding at strides above 1.

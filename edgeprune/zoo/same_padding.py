@@ -25,8 +25,9 @@ class SameConv2d(nn.Conv2d):
         pads: list[int] = []
         # functional.pad lists the last dimension first.
         for axis in (1, 0):
-            size, stride, reach = x.shape[2 + axis], self.stride[axis], self.dilation[axis] * (self.kernel_size[axis] - 1)
-            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
             pads += [total // 2, total - total // 2]
         return super().forward(functional.pad(x, pads))
 

@@ -21,10 +21,10 @@ def torchvision_models() -> ModuleType:
     """``torchvision.models``, imported whichever torch is installed; a normal install stays untouched."""
     if "torchvision" not in sys.modules and not _operators_load():
         # "FRAGMENT" and not "DEF": somebody else in this process may have declared the name space already.
-        fragment = torch.library.Library("torchvision", "FRAGMENT")
+        fragment = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, operator):
-                fragment.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                fragment.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _declarations.append(fragment)
     return importlib.import_module("torchvision.models")
 
@@ -38,7 +38,7 @@ def _operators_load() -> bool:
     libraries = [path for path in Path(spec.origin).parent.glob("_C*") if path.suffix in {".so", ".pyd"}]
     try:
         for library in libraries:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return hasattr(torch.ops.torchvision, "nms")

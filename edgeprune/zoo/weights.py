@@ -95,7 +95,7 @@ def _fetch_from_torchvision(network: str, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise EdgepruneError(
             f"The weights {name} of {network} could not be downloaded from {entry.url}: {error}.",
-            "connect to the internet once, pass `--weights FILE.safetensors`, or `--weights none` to train from scratch",
+            "connect to the internet once, or pass `--weights FILE.safetensors`, or `--weights none` (from scratch)",
         ) from None
     return state
 
@@ -113,9 +113,8 @@ def _fit(network: nn.Module, state: dict[str, Tensor], *, origin: str) -> str:
     if fresh:
         state = {name: tensor for name, tensor in state.items() if name not in head_tensors}
         expected -= head_tensors
-    differing = sorted(
-        name for name in expected | set(state) if name not in state or name not in own or state[name].shape != own[name].shape
-    )
+    fitting = {name for name in state if name in own and state[name].shape == own[name].shape}
+    differing = sorted((expected | set(state)) - fitting)
     if differing:
         name = differing[0]
         found = tuple(state[name].shape) if name in state else "missing"

@@ -1,0 +1,101 @@
+"""From a packed split to the batches that a network reads."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from edgeprune.data.cache import PackedSplit
+from edgeprune.data.split import hash_name
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def iterate_batches(
+    split: PackedSplit,
+    *,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: "torch.Generator | None" = None,
+    augment: "Augment | None" = None,
+    drop_last: bool = False,
+) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    """Go through a split once, in batches of normalised images with their labels.
+
+    Args:
+        split: n images of size × size pixels.
+        batch_size: images a batch; the last one may be smaller.
+        mean, std: one value a channel, in units of [0, 1] pixels.
+        generator: given: the order is shuffled, and the same state gives the same batches; else the order of the
+            split. Inside a shuffled batch images stand in the order of the split, which reads the disk forwards.
+        augment: changes images in [0, 1] before they are normalised; draws from ``generator``.
+        drop_last: leave out a last batch that is smaller, because batch normalisation cannot train on one image.
+
+    Yields:
+        Images, float32, shape (b, 3, size, size), ``torch.channels_last``, by the arithmetic of
+        ``normalise_pixels``; and labels, int64, shape (b,).
+
+    Raises:
+        InputError: ``drop_last`` leaves nothing.
+        ValueError: ``augment`` without a generator.
+    """
+    n = len(split.labels)
+    if augment is not None and generator is None:
+        raise ValueError("augment draws from a generator, and none was given")
+    if drop_last and n < batch_size:
+        raise InputError(
+            f"The {split.name} split has {n} images, fewer than batch_size ({batch_size}).",
+            f"a batch_size of at most {n}, or more images",
+        )
+    # Checked here, not at the first batch: what follows is a generator.
+    return _iterate(split, batch_size, mean, std, generator, augment, drop_last)
+
+
+def _iterate(  # noqa: PLR0917
+    split: PackedSplit,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: "torch.Generator | None",
+    augment: "Augment | None",
+    drop_last: bool,
+) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    import numpy as np
+    import torch
+
+    n = len(split.labels)
+    order = np.arange(n) if generator is None else torch.randperm(n, generator=generator).numpy()
+    # In float32 throughout, as normalise_pixels does, so that the two agree to the last bit.
+    deviation = np.asarray(std, dtype=np.float32)
+    shift = torch.from_numpy(np.asarray(mean, dtype=np.float32) / deviation)
+    scale = torch.from_numpy(1.0 / ((1.0 if augment else 255.0) * deviation))
+    for start in range(0, n - batch_size + 1 if drop_last else n, batch_size):
+        rows = np.sort(order[start : start + batch_size])
+        # Stays (b, size, size, 3) in memory; channels first is only a view of it, which is channels_last.
+        images = torch.from_numpy(np.asarray(split.images[rows])).float()
+        if augment is not None and generator is not None:
+            images = augment(images.div_(255).permute(0, 3, 1, 2), generator).permute(0, 2, 3, 1)
+        images = images.mul(scale).sub_(shift).permute(0, 3, 1, 2)
+        yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(split.labels[rows])
+
+
+def sample_images(split: PackedSplit, count: int, seed: int) -> "np.ndarray":
+    """Some images of a split, for calibration, probes and golden vectors.
+
+    Args:
+        split: n images.
+        count: how many; all of them when the split has fewer.
+        seed: another seed, another choice. The choice is by hash, so it needs no library's random generator, and a
+            larger count keeps the images of a smaller one.
+
+    Returns:
+        uint8, shape (min(count, n), size, size, 3), in an order that mixes the classes.
+    """
+    import numpy as np
+
+    chosen = sorted(range(len(split.names)), key=lambda row: hash_name(split.names[row], f"sample-{seed}"))[:count]
+    return np.asarray(split.images[chosen])

@@ -1,0 +1,29 @@
+"""The only package that sequences stages: baseline, levels, bundles, each step once and then up to date.
+
+- ``make_baseline`` trains the unpruned network of a recipe.
+- ``prune_to_schedule`` makes its levels; ``preview_plans`` says what that would do.
+- ``audit_levels`` says what they cost; ``export_level`` turns one into a published bundle.
+"""
+
+from edgeprune.pipeline.baseline import make_baseline, open_baseline
+from edgeprune.pipeline.bundles import AuditSummary, ExportSummary, audit_levels, export_level, finished_levels
+from edgeprune.pipeline.levels import Outcome, PruneSummary, estimate_seconds, preview_plans, prune_to_schedule
+from edgeprune.pipeline.workspace import Reporter, SilentReporter, Workspace
+
+__all__ = [
+    "AuditSummary",
+    "ExportSummary",
+    "Outcome",
+    "PruneSummary",
+    "Reporter",
+    "SilentReporter",
+    "Workspace",
+    "audit_levels",
+    "estimate_seconds",
+    "export_level",
+    "finished_levels",
+    "make_baseline",
+    "open_baseline",
+    "preview_plans",
+    "prune_to_schedule",
+]

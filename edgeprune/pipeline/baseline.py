@@ -1,0 +1,271 @@
+"""Inputs of every run: the data set and the unpruned network; training the latter."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgeprune import __version__
+from edgeprune.audit import audit_cost
+from edgeprune.data import Dataset, augment_batch, load_dataset, sample_images
+from edgeprune.errors import InputError
+from edgeprune.files import digest_json, staged_folder, write_atomic
+from edgeprune.learning import Augment, EpochRecord, evaluate_network, recalibrate_batchnorm, restore_folded_batchnorm
+from edgeprune.pipeline.records import RECORD, BaselineRecord, DenseRecord, Inputs, load_record, save_record
+from edgeprune.pipeline.workspace import Reporter, Workspace
+from edgeprune.publish.baseline_card import render_baseline_card
+from edgeprune.recipe import Recipe
+from edgeprune.train import train_baseline
+from edgeprune.zoo import (
+    Checkpoint,
+    NetworkSpec,
+    build_network,
+    checkpoint_digest,
+    load_checkpoint,
+    load_initial_weights,
+    save_checkpoint,
+)
+
+# Images that folded BatchNorm statistics are measured on; the estimate is far better than needed.
+_FOLDED_STATISTICS_IMAGES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The unpruned network of a recipe, with its data set and what was measured of it.
+
+    Attributes:
+        dataset: all three splits.
+        checkpoint: the unpruned network.
+        weights: digest of its weights file.
+        dense: evaluations and cost.
+    """
+
+    dataset: Dataset
+    checkpoint: Checkpoint
+    weights: str
+    dense: DenseRecord
+
+
+def open_dataset(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Dataset:
+    """The recipe's images, decoded at most once."""
+    data = recipe.data
+    with reporter.track("decoding images") as progress:
+        return load_dataset(
+            source=data.source,
+            path=Path(data.path) if data.path is not None else None,
+            image_size=data.image_size,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            split_seed=data.split_seed,
+            skip_broken=data.skip_broken,
+            cache_dir=workspace.cache,
+            say=reporter.say,
+            progress=progress,
+        )
+
+
+def open_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Baseline:
+    """Load the unpruned network and measure it, unless that was done for the same weights and images.
+
+    Raises:
+        InputError: there is no baseline, or it was trained for other classes, another size or normalisation.
+    """
+    folder = workspace.baseline_folder(recipe)
+    if not folder.exists():
+        raise InputError(
+            f"The recipe {recipe.name!r} has no baseline: {folder} does not exist.",
+            f"edgeprune train with the same recipe (make train RECIPE=recipes/{recipe.name}.yaml)",
+        )
+    checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
+    dataset = open_dataset(recipe, workspace, reporter)
+    _check_fit(recipe, checkpoint, dataset, folder)
+    weights = checkpoint_digest(folder)
+    inputs = Inputs(edgeprune=__version__, recipe_part="", dataset=dataset.digest, parent=weights)
+    path = workspace.level_folder(recipe, "dense") / RECORD
+    dense = load_record(path, DenseRecord)
+    if dense is None or dense.inputs != inputs:
+        network, mean, std = checkpoint.network, recipe.data.mean, recipe.data.std
+        dense = DenseRecord(
+            inputs=inputs,
+            val=evaluate_network(network, dataset.val, mean=mean, std=std),
+            test=evaluate_network(network, dataset.test, mean=mean, std=std),
+            cost=audit_cost(network, image_size=checkpoint.spec.image_size, weights_file=folder / "model.safetensors"),
+        )
+        save_record(path, dense)
+    return Baseline(dataset=dataset, checkpoint=checkpoint, weights=weights, dense=dense)
+
+
+def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> tuple[BaselineRecord, bool]:
+    """Train the recipe's baseline and keep it with its card, unless it is up to date.
+
+    Returns:
+        The record, and whether anything was trained.
+
+    Raises:
+        InputError: the data, the network's name or the initial weights cannot be used.
+    """
+    folder = workspace.baseline_folder(recipe)
+    dataset = open_dataset(recipe, workspace, reporter)
+    inputs = Inputs(
+        edgeprune=__version__,
+        recipe_part=training_digest(recipe),
+        dataset=dataset.digest,
+        parent=digest_json(recipe.model.weights),
+    )
+    record = load_record(folder / RECORD, BaselineRecord)
+    if record is not None and record.inputs == inputs and checkpoint_digest(folder) == record.weights:
+        return record, False
+    spec = NetworkSpec(
+        network=recipe.model.network,
+        num_classes=len(dataset.classes),
+        image_size=recipe.data.image_size,
+        pad=recipe.model.pad,
+    )
+    began = time.perf_counter()
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        network = build_network(spec)
+    initial = load_initial_weights(network, spec=spec, weights=recipe.model.weights)
+    reporter.say(f"Initial weights: {initial.description}")
+    mean, std, train = recipe.data.mean, recipe.data.std, recipe.train
+    if initial.batchnorm_folded:
+        images = sample_images(dataset.train, _FOLDED_STATISTICS_IMAGES, recipe.seed)
+        network = restore_folded_batchnorm(network, images, mean=mean, std=std)
+        reporter.say("BatchNorm statistics were folded into the weights: measured on train images and restored")
+
+    def tell(epoch: EpochRecord) -> None:
+        reporter.say(epoch_line("train", epoch, train.epochs))
+
+    with reporter.track(f"training {recipe.name}") as progress:
+        fit = train_baseline(
+            network,
+            dataset=dataset,
+            mean=mean,
+            std=std,
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            warmup_epochs=train.warmup_epochs,
+            label_smoothing=train.label_smoothing,
+            class_weights=train.class_weights,
+            bn_momentum=train.bn_momentum,
+            augment=augmentation(recipe),
+            seed=recipe.seed,
+            on_epoch=tell,
+            progress=progress,
+        )
+    checkpoint = Checkpoint(network=fit.network, spec=spec, classes=dataset.classes, mean=mean, std=std)
+    with staged_folder(folder) as staging:
+        save_checkpoint(staging, checkpoint)
+        record = BaselineRecord(
+            inputs=inputs,
+            initial_weights=initial.description,
+            weights=checkpoint_digest(staging),
+            best_epoch=fit.best_epoch,
+            epochs=fit.epochs,
+            val=evaluate_network(fit.network, dataset.val, mean=mean, std=std),
+            test=evaluate_network(fit.network, dataset.test, mean=mean, std=std),
+            split_digest=dataset.split_digest,
+            seconds=time.perf_counter() - began,
+        )
+        save_record(staging / RECORD, record)
+        write_atomic(staging / "recipe.yaml", recipe.to_yaml())
+        cost = audit_cost(fit.network, image_size=spec.image_size, weights_file=staging / "model.safetensors")
+        card = render_baseline_card(
+            name=recipe.name,
+            network=spec.network,
+            pad=spec.pad,
+            image_size=spec.image_size,
+            classes=dataset.classes,
+            initial_weights=initial.description,
+            best_epoch=fit.best_epoch,
+            epochs=len(fit.epochs),
+            val=record.val,
+            test=record.test,
+            cost=cost,
+            credit=dataset.credit,
+            data_digest=dataset.digest,
+            split_digest=dataset.split_digest,
+            split_sizes={split.name: len(split.labels) for split in (dataset.train, dataset.val, dataset.test)},
+            recipe_digest=recipe.digest,
+        )
+        write_atomic(staging / "README.md", card)
+    return record, True
+
+
+def training_digest(recipe: Recipe) -> str:
+    """Digest of what training reads from the recipe."""
+    return _digest_without_path(recipe, "augment", "train")
+
+
+def recovery_digest(recipe: Recipe) -> str:
+    """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
+    part = recipe.model_copy(
+        update={"prune": recipe.prune.model_copy(update={"targets": (), "min_accuracy": None, "max_drop": None})}
+    )
+    return _digest_without_path(part, "augment", "prune", "recalibrate", "recover")
+
+
+def augmentation(recipe: Recipe) -> Augment | None:
+    """The recipe's augmentation as a function of a batch, or None when it changes nothing."""
+    settings = recipe.augment
+    if settings == type(settings)():
+        return None
+
+    def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return augment_batch(
+            images,
+            generator,
+            flip_horizontal=settings.flip_horizontal,
+            flip_vertical=settings.flip_vertical,
+            quarter_turns=settings.quarter_turns,
+            shift_pixels=settings.shift_pixels,
+            brightness=settings.brightness,
+            contrast=settings.contrast,
+        )
+
+    return augment
+
+
+def recalibrated(recipe: Recipe, dataset: Dataset) -> Callable[[torch.nn.Module], torch.nn.Module]:
+    """BatchNorm recalibration on the images that the recipe chooses."""
+    split = dataset.train if recipe.recalibrate.split == "train" else dataset.val
+    images = sample_images(split, min(recipe.recalibrate.images, len(split.labels)), recipe.seed)
+    return lambda network: recalibrate_batchnorm(network, images, mean=recipe.data.mean, std=recipe.data.std)
+
+
+def epoch_line(title: str, epoch: EpochRecord, epochs: int) -> str:
+    """One epoch in the wording of the log."""
+    return (
+        f"[{title} | epoch {epoch.epoch}/{epochs}] train loss {epoch.train_loss:.4f} acc {epoch.train_accuracy:.4f} | "
+        f"val loss {epoch.val_loss:.4f} acc {epoch.val_accuracy:.4f} | time {epoch.seconds:.1f}s"
+    )
+
+
+def _digest_without_path(recipe: Recipe, *sections: str) -> str:
+    # Where the images lie does not matter, what they are does; and that is the data set's own digest.
+    data = recipe.data.model_copy(update={"path": None})
+    model = recipe.model.model_copy(update={"baseline": None, "weights": ""})
+    return recipe.model_copy(update={"data": data, "model": model}).part_digest("data", "model", *sections)
+
+
+def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
+    spec, data = checkpoint.spec, recipe.data
+    differences = [
+        ("classes", list(checkpoint.classes), list(dataset.classes)),
+        ("image size", spec.image_size, data.image_size),
+        ("network", spec.network, recipe.model.network),
+        ("padding", spec.pad, recipe.model.pad),
+        ("mean", list(checkpoint.mean), list(data.mean)),
+        ("std", list(checkpoint.std), list(data.std)),
+    ]
+    for what, trained, wanted in differences:
+        if trained != wanted:
+            raise InputError(
+                f"The baseline {folder} was trained with {what} {trained}, the recipe and its data have {wanted}.",
+                "train a baseline for this recipe (edgeprune train), or change the recipe",
+            )

@@ -1,0 +1,86 @@
+"""The story of a run in the wording of the log: told to a person and kept in the run directory."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from edgeprune.pipeline.records import LevelRecord
+from edgeprune.pipeline.workspace import Reporter
+from edgeprune.runs import RunDirectory
+
+# Target, its level or None, and the reason why there is none.
+Row = tuple[float, LevelRecord | None, str]
+
+
+class RunStory:
+    """Says lines and logs them; the first line makes the run directory, so that a run with nothing to do has none.
+
+    Args:
+        reporter: is told every line.
+        opening: lines that begin the story.
+        start: makes the run directory.
+    """
+
+    def __init__(self, reporter: Reporter, *, opening: tuple[str, ...], start: Callable[[], RunDirectory]) -> None:
+        self.opening = opening
+        self.run: RunDirectory | None = None
+        self._reporter = reporter
+        self._start = start
+
+    def started(self) -> RunDirectory:
+        """The run directory; the first call makes it and tells the opening."""
+        if self.run is None:
+            self.run = self._start()
+            self._reporter.say(f"Run: {self.run.path}")
+            for line in self.opening:
+                self._reporter.say(line)
+                self.run.log(line)
+        return self.run
+
+    def say(self, *lines: str) -> None:
+        """Tell and log lines."""
+        run = self.started()
+        for line in lines:
+            self._reporter.say(line)
+            run.log(line)
+
+    def record(self, **values: Any) -> None:
+        """Keep a measurement."""
+        self.started().record(**values)
+
+
+def closing_table(rows: Iterable[Row]) -> list[str]:
+    """The log's closing table: a target and its accuracy a line; on test, since validation chose the epochs."""
+    lines = ["target  accuracy (test)"]
+    for target, record, reason in rows:
+        lines.append(f"{target:.2%} {record.test.accuracy}" if record else f"{target:.2%} n/a ({reason})")
+    return lines
+
+
+def state_facts(rows: Sequence[Row], *, baseline: float, threshold: float) -> list[str]:
+    """What can be said of a run without an opinion; accuracies are on validation, where decisions are made.
+
+    Args:
+        rows: one a target, in schedule order.
+        baseline: validation accuracy of the unpruned network.
+        threshold: validation accuracy below which the run stops.
+    """
+    levels = [record for _, record, _ in rows if record is not None]
+    if not levels:
+        return ["No level was made."]
+    accuracies = [baseline, *(record.val.accuracy.value for record in levels)]
+    drops = [before - after for before, after in pairwise(accuracies)]
+    worst = max(range(len(drops)), key=drops.__getitem__)
+    within = [record.level for record in levels if record.val.accuracy.value >= threshold]
+    frugal = max(levels, key=lambda record: record.val.accuracy.value / record.cost.macs)
+    macs = f"{frugal.cost.macs:,} MACs, fvcore"
+    n = levels[0].val.accuracy.n
+    facts = [
+        f"Largest single-step drop: {drops[worst]:.4f}, at {levels[worst].level} (val, n={n}).",
+        f"Levels at or above the threshold {threshold:.4f}: {', '.join(within) or 'none'}.",
+        f"Best accuracy per MAC: {frugal.level} ({frugal.val.accuracy.value:.4f} at {macs}).",
+    ]
+    missing = [f"{target:.0%}" for target, record, _ in rows if record is None]
+    if missing:
+        facts.append(f"Not reached: {', '.join(missing)}.")
+    return facts

@@ -1,0 +1,190 @@
+"""``README.md`` of a bundle: everything a stranger needs to run it, to trust it, and to know where it ends."""
+
+from edgeprune.formats import RESIZE_RULE
+from edgeprune.publish.facts import BundleFacts
+from edgeprune.publish.size_report import accuracy_cell, change, figure_table, latency_sentence
+
+_SNIPPET = """\
+import json, pathlib, numpy, onnxruntime
+rule = json.loads(pathlib.Path("preprocess.json").read_text(encoding="utf-8"))
+size, labels = rule["image_size"], pathlib.Path("labels.txt").read_text(encoding="utf-8").split("\\n")
+pixels = numpy.fromfile("golden/00.rgb", numpy.uint8).reshape(size, size, 3)
+image = ((pixels * rule["scale"] - rule["mean"]) / rule["std"]).astype("float32").transpose(2, 0, 1)[None]
+session = onnxruntime.InferenceSession("{model}", providers=["CPUExecutionProvider"])
+logits = session.run(["logits"], {{"input": image}})[0][0]
+probability = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum()
+print(labels[probability.argmax()], f"{{probability.max():.4f}}")"""
+
+
+def render_card(facts: BundleFacts) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: of a level whose gates have passed; at least one of its files is ONNX.
+    """
+    sections = [
+        _introduction(facts),
+        _running(facts),
+        _figures(facts),
+        _checking(facts),
+        _data(facts),
+        _making(facts),
+        _limits(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _introduction(facts: BundleFacts) -> str:
+    classes = "\n".join(f"| {index} | {_cell(label)} |" for index, label in enumerate(facts.classes))
+    goal = f"\n\nGoal of the recipe: {facts.goal.strip()}" if facts.goal.strip() else ""
+    return f"""\
+# {facts.bundle}
+
+An image classifier for {facts.image_size} x {facts.image_size} pixels and {len(facts.classes)} classes: \
+`{facts.network}`, from which edgeprune {facts.version} removed {facts.achieved * 100:.2f} % of the prunable channels \
+({facts.target * 100:g} % were asked for). Every gate ({len(facts.verdict.gates)} of them) passed on the files in this \
+folder before they were published; `verify.json` has each with its figure and its limit.{goal}
+
+| index | class |
+|---:|---|
+{classes}"""
+
+
+def _running(facts: BundleFacts) -> str:
+    model = next(path for path in facts.pruned.file_bytes if path.endswith(".onnx"))
+    batch = "any number of images" if facts.dynamic_batch else "one image"
+    return f"""\
+## Run it
+
+In this folder, with `pip install numpy onnxruntime`:
+
+```python
+{_SNIPPET.format(model=model)}
+```
+
+It prints the class of the first golden image and its softmax probability. A call takes {batch}: input `input`, \
+float32, channels first, RGB; output `logits`, one value a class. For a photograph of your own, resize first \
+({RESIZE_RULE}), then do the same; `preprocess.json` says all of it in machine-readable form.
+
+On a device: `golden/NN.rgb` are real inputs as raw bytes (height, width, RGB; resized, not normalised), and \
+`golden/golden.json` has the logits that each file must give for them, with its tolerance. `size_report.md` shows \
+where flash, RAM and time go."""
+
+
+def _figures(facts: BundleFacts) -> str:
+    pruned, dense = facts.pruned.test, facts.dense.test
+    chance = (
+        "so the two differ by more than chance explains"
+        if facts.paired_p < 0.05
+        else "so these images show no difference beyond chance"
+    )
+    rows = [
+        ("accuracy of the network, test", accuracy_cell(dense.accuracy), accuracy_cell(pruned.accuracy)),
+        (
+            "accuracy of the network, val",
+            accuracy_cell(facts.dense.val.accuracy),
+            accuracy_cell(facts.pruned.val.accuracy),
+        ),
+        ("balanced accuracy, test", f"{dense.balanced_accuracy:.4f}", f"{pruned.balanced_accuracy:.4f}"),
+        ("ROC AUC, test", f"{dense.roc_auc:.4f}", f"{pruned.roc_auc:.4f}"),
+        ("F1, macro, test", f"{dense.macro_f1:.4f}", f"{pruned.macro_f1:.4f}"),
+        ("mean cross entropy, test, nats", f"{dense.loss:.4f}", f"{pruned.loss:.4f}"),
+    ]
+    names = [_cell(label) for label in facts.classes]
+    confusion = [
+        f"| {name} | {' | '.join(str(count) for count in row)} |"
+        for name, row in zip(names, pruned.confusion, strict=True)
+    ]
+    return "\n".join(
+        [
+            "## Figures",
+            "",
+            "`dense` is the same network before pruning. Intervals are 95 % (Wilson). The upper table is about the "
+            "files in their runtime, the lower one about the network in PyTorch.",
+            "",
+            *figure_table(facts),
+            "",
+            latency_sentence(facts),
+            f"Exact McNemar test of the two files on the same {facts.pruned.file_accuracy.n} test images: "
+            f"p = {facts.paired_p:.3g}, {chance}.",
+            "",
+            f"| | dense | {facts.level} |",
+            "|---|---:|---:|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            f"Test split ({pruned.accuracy.n} images; val has {facts.pruned.val.accuracy.n}) by true class (rows) and "
+            "predicted class (columns):",
+            "",
+            f"| | {' | '.join(names)} |",
+            f"|---|{'---:|' * len(names)}",
+            *confusion,
+        ]
+    )
+
+
+def _checking(facts: BundleFacts) -> str:
+    return f"""\
+## Check it
+
+    pip install 'edgeprune[verify]'
+    edgeprune verify {facts.bundle}
+
+The command compares every byte with `manifest.json`, the files' metadata with the texts beside them, and replays the \
+golden images in onnxruntime. It needs no PyTorch."""
+
+
+def _data(facts: BundleFacts) -> str:
+    sizes = ", ".join(f"{count:,} {split}" for split, count in facts.data.split_sizes.items())
+    return f"""\
+## Images
+
+{facts.data.credit.strip()}
+
+Source `{facts.data.source}`: {sizes}. Epochs were chosen on val; test chose nothing, it gave the gates and \
+figures. The images in `golden/` come from test and stand under the images' licence.
+
+| digest | SHA-256 |
+|---|---|
+| images | `{facts.data.digest}` |
+| split | `{facts.data.split_digest}` |"""
+
+
+def _making(facts: BundleFacts) -> str:
+    pruned, dense = facts.pruned.costs, facts.dense.costs
+    multiple = (
+        "one channel at a time" if facts.align == 1 else f"in blocks, so that layers keep multiples of {facts.align}"
+    )
+    padded = (
+        " In the file, channels are padded with zeros to multiples of 4, which changes no output: "
+        f"{facts.file_macs:,} MACs."
+        if facts.file_macs is not None
+        else ""
+    )
+    return f"""\
+## How it was made
+
+Training started from {facts.weights}. Channels were ranked by `{facts.importance}` over the whole network and removed \
+{multiple}, step by step, each step with BatchNorm recalibration and distillation; padding is `{facts.pad}`. \
+Parameters: {dense.params:,} to {pruned.params:,} ({change(dense.params, pruned.params)}). MACs of one image (fvcore): \
+{dense.macs:,} to {pruned.macs:,} ({change(dense.macs, pruned.macs)}).{padded}
+
+`config.yaml` is the whole recipe, with every default written out; its digest is `{facts.recipe_digest}`."""
+
+
+def _limits(facts: BundleFacts) -> str:
+    low, high = facts.pruned.file_accuracy.interval
+    return f"""\
+## Limits
+
+- It knows images like those it was trained on. Another camera, crop, or lighting needs a test set of its own; an \
+image of something else still gets one of the {len(facts.classes)} classes.
+- {facts.pruned.file_accuracy.n} test images put the accuracy between {low * 100:.1f} and {high * 100:.1f} % (95 %); whether \
+two bundles inside that range differ takes a paired test on the same images, as above.
+- Softmax probabilities are not calibrated: set a threshold on images of your own.
+- Latency was measured on {facts.latency.cpu}. The ratio carries over to similar processors, the milliseconds do not.
+- Peak activations are counted in float32 without a runtime's own memory.
+- The licence of the images may bind what is made from them, this file included: read it before you ship."""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -178,8 +178,8 @@ def _limits(facts: BundleFacts) -> str:
 
 - It knows images like those it was trained on. Another camera, crop, or lighting needs a test set of its own; an \
 image of something else still gets one of the {len(facts.classes)} classes.
-- {facts.pruned.file_accuracy.n} test images put the accuracy between {low * 100:.1f} and {high * 100:.1f} % (95 %); whether \
-two bundles inside that range differ takes a paired test on the same images, as above.
+- {facts.pruned.file_accuracy.n} test images put the accuracy between {low * 100:.1f} and {high * 100:.1f} % (95 %); \
+whether two bundles inside that range differ takes a paired test on the same images, as above.
 - Softmax probabilities are not calibrated: set a threshold on images of your own.
 - Latency was measured on {facts.latency.cpu}. The ratio carries over to similar processors, the milliseconds do not.
 - Peak activations are counted in float32 without a runtime's own memory.

@@ -64,8 +64,8 @@ def render_size_report(facts: BundleFacts) -> str:
         *(f"| {name} | {old:,} | {new:,} | {change(old, new)} |" for name, old, new in operators),
         f"| all | {dense.macs:,} | {pruned.macs:,} | {change(dense.macs, pruned.macs)} |",
         "",
-        "By thop's formula, which counts four operations for each BatchNorm element where fvcore counts two, the totals "
-        f"are {dense.macs_thop:,} and {pruned.macs_thop:,}.",
+        "By thop's formula, which counts four operations for each BatchNorm element where fvcore counts two, the "
+        f"totals are {dense.macs_thop:,} and {pruned.macs_thop:,}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,124 @@
+# The way in: `make` lists what there is. Every target sets itself up first, in .venv or in the active virtual environment.
+# Written for GNU make from 3.81 on, which is what macOS has.
+
+#: TARGET=       channel sparsity asked for, in (0, 1), such as 0.6; `export` also takes all
+#: LEVELS=       several targets for audit and export, such as LEVELS="0.3 0.6"; wins over TARGET
+#: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
+#: DATA=         an image folder, in place of the recipe's data
+#: WEIGHTS=      what training starts from, in place of the recipe's: none, a torchvision name, a file or a folder
+#: BUNDLE=       the bundle that `verify` checks; without it, every one in exports/
+#: PYTHON=python3    the interpreter that .venv is made with: 3.11, 3.12 or 3.13
+#: TORCH=auto    torch's build on Linux: auto (CPU only where there is no NVIDIA GPU), cpu, default (PyPI's, with CUDA)
+RECIPE ?= recipes/elpv96.yaml
+PYTHON ?= python3
+TORCH ?= auto
+
+# Goals run one after another in the order typed, with -j too: `make prune export` is a sequence.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup train prune audit export verify list
+.PHONY: check format-check lint types layers test test-long format clean distclean
+
+empty :=
+space := $(empty) $(empty)
+# A virtual environment's path may hold spaces; the backslash serves make and the shell alike.
+VENV := $(subst $(space),\ ,$(or $(VIRTUAL_ENV),.venv))
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.edgeprune-set-up
+
+# Values reach the program as typed: not expanded by make ($(value)), not by the shell (single quotes).
+quote = '$(subst ','\'',$(1))'
+option = $(if $(value $(2)), $(1) $(call quote,$(value $(2))))
+recipe = $(call quote,$(value RECIPE))
+data = $(call option,--data,DATA)
+one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(data)
+several_levels = $(foreach level,$(value LEVELS),$(BIN)/edgeprune $(1) $(recipe) --target $(call quote,$(level))$(data) &&) true
+each_level = $(if $(value LEVELS),$(several_levels),$(one_level))
+
+help: ## this list
+	@echo 'edgeprune: make prune export TARGET=0.6    from a fresh clone to exports/elpv96-s60/'
+	@echo; echo 'Targets'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo; echo 'Variables'
+	@awk '/^#: / { name = $$2; sub(/^#: [^ ]+ +/, ""); printf "  %-29s%s\n", name, $$0 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## the virtual environment with everything in it; says which versions differ from constraints.txt
+	@$(same_python)
+	@$(BIN)/python tools/environment.py check
+
+train: setup ## train the recipe's baseline: models/<name>/
+	$(BIN)/edgeprune train $(recipe)$(data)$(call option,--weights,WEIGHTS)
+
+prune: setup ## prune step by step up to TARGET: models/<name>-s60/ and a run directory in runs/
+	$(BIN)/edgeprune prune $(recipe)$(call option,--target,TARGET)$(data)
+
+audit: setup ## what a level costs: parameters, MACs, activations, file bytes
+	$(call each_level,audit)
+
+export: setup ## audit, export, verify and publish a level: exports/<name>-s60/
+	$(call each_level,export)
+
+verify: setup ## check published bundles again: BUNDLE, or every one in exports/
+	@set -e; for bundle in $(if $(value BUNDLE),$(call quote,$(value BUNDLE)),exports/*/); do \
+	  test -e "$$bundle" || { echo "edgeprune: there is no bundle $$bundle."; echo '  try: make prune export TARGET=0.6'; exit 1; }; \
+	  $(BIN)/edgeprune verify "$$bundle" --require all; \
+	done
+
+list: setup ## the finished levels of RECIPE, and the published bundles
+	$(BIN)/edgeprune list $(recipe)
+
+check: format-check lint types layers test ## format, lint, types, layers and tests: what a commit must pass
+
+format-check: setup ## is every file formatted?
+	$(BIN)/ruff format --check --quiet .
+
+lint: setup ## ruff's rules
+	$(BIN)/ruff check --quiet .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+layers: setup ## which part may import which: the contracts in pyproject.toml
+	$(BIN)/lint-imports --no-logo
+
+test: setup ## every test but the long ones
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: setup ## the long tests: many networks, kill loops, large data
+	$(BIN)/python -m pytest -m long
+
+format: setup ## format, and mend what ruff can mend
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
+clean: ## remove what can be made again: caches, levels, exports. Never runs/, JOURNAL.md or a baseline
+	rm -rf exports models/*-s[0-9][0-9] models/*-s[0-9][0-9]_[0-9]* models/*-dense .cache build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find edgeprune tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf .venv
+
+$(STAMP): pyproject.toml constraints.txt tools/environment.py
+	@$(require_version)
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python tools/environment.py install $(call quote,$(value TORCH))
+	@touch '$@'
+
+# A .venv that exists is never replaced behind anyone's back, so a PYTHON typed now may come too late.
+ifeq ($(VIRTUAL_ENV)/$(origin PYTHON),/command line)
+same_python = test "$$($(PYTHON) -V)" = "$$($(BIN)/python -V)" || { \
+  echo "edgeprune: .venv holds $$($(BIN)/python -V), but PYTHON=$(PYTHON) is $$($(PYTHON) -V)."; \
+  echo "  try: make distclean, then the same command again"; exit 2; }
+endif
+
+# Said before anything is done: torch and onnxruntime have no wheels outside these versions.
+define require_version
+for python in $(BIN)/python $(if $(VIRTUAL_ENV),,$(PYTHON)); do "$$python" -c '' 2>/dev/null && break; done; \
+"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+  echo "edgeprune: Python 3.11, 3.12 or 3.13 is needed; $$python is $$("$$python" -V 2>/dev/null || echo 'not one that runs')."; \
+  for other in python3.13 python3.12 python3.11; do $$other -V >/dev/null 2>&1 && break; done; \
+  first=$(if $(VIRTUAL_ENV),'deactivate; ',$$(test -e .venv && echo 'make distclean; ')); \
+  echo "  try: $${first}make $(MAKECMDGOALS) PYTHON=$$other"; exit 2; }
+endef

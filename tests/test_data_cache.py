@@ -1,0 +1,325 @@
+"""Decoded once, checked always: what the cache on disk survives, and what a dataset says about itself."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeprune.data import Dataset, load_dataset
+from edgeprune.errors import InputError
+
+
+class Pets:
+    """A small folder of images, its cache, and what was said about them."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "pets"
+        self.cache_dir = root / "cache"
+        self.said: list[str] = []
+        for label, name in enumerate(("cat", "dog")):
+            (self.path / name).mkdir(parents=True)
+            for n in range(10):
+                Image.new("RGB", (20, 20), (20 * n, 100 * label, 7)).save(self.path / name / f"{n}.png")
+
+    def load(self, *, image_size: int = 16, skip_broken: bool = False, split_seed: int = 0) -> Dataset:
+        self.said.clear()
+        return load_dataset(
+            source="imagefolder",
+            path=self.path,
+            image_size=image_size,
+            val_fraction=0.2,
+            test_fraction=0.2,
+            split_seed=split_seed,
+            skip_broken=skip_broken,
+            cache_dir=self.cache_dir,
+            say=self.said.append,
+        )
+
+    @property
+    def caches(self) -> list[Path]:
+        return sorted(self.cache_dir.iterdir())
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Pets:
+    return Pets(tmp_path)
+
+
+def all_names(data: Dataset) -> list[str]:
+    return sorted(name for split in (data.train, data.val, data.test) for name in split.names)
+
+
+def assert_right(pets: Pets, data: Dataset) -> None:
+    """Every row holds the pixels and the label of the file whose name stands beside it."""
+    for split in (data.train, data.val, data.test):
+        assert split.images.shape == (len(split.names), data.image_size, data.image_size, 3)
+        assert list(split.names) == sorted(split.names)
+        for image, label, name in zip(split.images, split.labels, split.names, strict=True):
+            assert name.split("/")[0] == data.classes[label]
+            with Image.open(pets.path / name) as file:
+                assert (image == file.getpixel((0, 0))).all()
+
+
+def test_rows_names_and_labels_belong_together(pets: Pets) -> None:
+    data = pets.load()
+    assert_right(pets, data)
+    assert len(all_names(data)) == 20
+
+
+def test_the_arrays_are_mapped_and_cannot_be_written(pets: Pets) -> None:
+    images = pets.load().train.images
+    assert isinstance(images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+def test_a_second_load_is_silent_and_equal(pets: Pets) -> None:
+    first = pets.load()
+    second = pets.load()
+    assert pets.said == []
+    assert (second.digest, second.split_digest) == (first.digest, first.split_digest)
+    assert_right(pets, second)
+
+
+@pytest.mark.parametrize("victim", ["train.npy", "val.npy", "test.npy", "index.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
+def test_a_damaged_cache_is_named_and_made_again(pets: Pets, victim: str, damage: str) -> None:
+    first = pets.load()
+    path = pets.caches[0] / victim
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"flip": bytes(content), "cut": bytes(content[:-40]), "empty": b""}[damage])
+    second = pets.load()
+    assert "is damaged" in pets.said[0]
+    assert "decoding again" in pets.said[0]
+    if damage == "flip" and victim != "index.json":
+        assert f"({victim} digest differs)" in pets.said[0]
+    assert second.digest == first.digest
+    assert_right(pets, second)
+    pets.load()
+    assert pets.said == []
+
+
+def test_a_changed_image_makes_the_cache_stale(pets: Pets) -> None:
+    first = pets.load()
+    # Small enough a change to leave size alone; the time tells.
+    before = (pets.path / "cat" / "3.png").stat()
+    Image.new("RGB", (20, 20), (61, 0, 7)).save(pets.path / "cat" / "3.png")
+    os.utime(pets.path / "cat" / "3.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    second = pets.load()
+    assert "is stale" in pets.said[0]
+    assert second.digest != first.digest
+    assert second.split_digest == first.split_digest
+    assert_right(pets, second)
+    assert len(pets.caches) == 1
+
+
+def test_an_added_image_makes_the_cache_stale(pets: Pets) -> None:
+    first = pets.load()
+    Image.new("RGB", (20, 20), (5, 5, 5)).save(pets.path / "cat" / "new.png")
+    second = pets.load()
+    assert "is stale" in pets.said[0]
+    assert second.split_digest != first.split_digest
+    assert len(all_names(second)) == 21
+
+
+def test_recipes_that_differ_do_not_throw_out_each_other_s_cache(pets: Pets) -> None:
+    pets.load()
+    assert pets.load(image_size=24).train.images.shape[1] == 24
+    pets.load(split_seed=1)
+    assert len(pets.caches) == 3
+    pets.load()
+    assert pets.said == []
+
+
+def test_the_digest_is_the_same_on_another_machine(pets: Pets, tmp_path: Path) -> None:
+    """Another folder, another cache, other times: the same files have the same digest."""
+    first = pets.load()
+    shutil.copytree(pets.path, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    pets.path, pets.cache_dir = tmp_path / "elsewhere", tmp_path / "other-cache"
+    second = pets.load()
+    assert (second.digest, second.split_digest) == (first.digest, first.split_digest)
+    assert pets.load(image_size=24).digest != first.digest
+    assert pets.load(split_seed=1).split_digest != first.split_digest
+
+
+def break_two(pets: Pets) -> None:
+    whole = (pets.path / "dog" / "2.png").read_bytes()
+    (pets.path / "dog" / "2.png").write_bytes(whole[:50])
+    (pets.path / "cat" / "7.png").write_bytes(b"")
+
+
+def test_broken_files_stop_the_run_and_are_named(pets: Pets) -> None:
+    break_two(pets)
+    with pytest.raises(InputError, match=r"2 of 20 images cannot be read.*'dog/2.png'") as caught:
+        pets.load()
+    assert "'cat/7.png' (zero bytes)" in caught.value.problem
+    assert "skip_broken: true" in caught.value.remedy
+    assert pets.caches == []
+
+
+def test_many_broken_files_are_counted_not_listed(pets: Pets) -> None:
+    for path in (*pets.path.glob("cat/*.png"), *pets.path.glob("dog/[0-4].png")):
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"15 of 20 images cannot be read") as caught:
+        pets.load()
+    assert caught.value.problem.count("not an image") == 5
+    assert caught.value.problem.endswith("; and 10 more.")
+
+
+def test_broken_files_are_left_out_when_the_recipe_allows_it(pets: Pets) -> None:
+    break_two(pets)
+    for _ in ("decoded", "from the cache"):
+        data = pets.load(skip_broken=True)
+        assert sorted(data.skipped) == ["cat/7.png", "dog/2.png"]
+        assert "Left out 2 broken images" in pets.said[-1]
+        assert len(all_names(data)) == 18
+        assert_right(pets, data)
+    assert len(pets.said) == 1
+
+
+def test_a_cache_with_gaps_does_not_hide_them_from_a_strict_recipe(pets: Pets) -> None:
+    break_two(pets)
+    pets.load(skip_broken=True)
+    with pytest.raises(InputError, match="2 of 20 images cannot be read"):
+        pets.load()
+
+
+def test_a_file_that_can_be_read_again_comes_back(pets: Pets) -> None:
+    """A permission that is mended changes neither size nor time of the file."""
+    path = pets.path / "cat" / "7.png"
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert pets.load(skip_broken=True).skipped == ("cat/7.png",)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    data = pets.load()
+    assert "'cat/7.png', left out before, can be read now" in pets.said[0]
+    assert data.skipped == ()
+    assert_right(pets, data)
+
+
+def test_a_class_that_breaks_entirely_in_one_split_is_an_error_even_when_skipping(pets: Pets) -> None:
+    for name in pets.load().val.names:
+        if name.startswith("dog"):
+            (pets.path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match="No image of class 'dog' in val can be read"):
+        pets.load(skip_broken=True)
+
+
+def test_copies_across_splits_and_classes_are_said(pets: Pets) -> None:
+    data = pets.load()
+    assert pets.said == ["Decoding 20 images of imagefolder to 16 x 16 pixels, once."]
+    cats = {split.name: next(name for name in split.names if "cat" in name) for split in (data.train, data.test)}
+    shutil.copyfile(pets.path / cats["train"], pets.path / cats["test"])
+    dog = next(name for name in data.train.names if "dog" in name)
+    shutil.copyfile(pets.path / cats["train"], pets.path / dog)
+    pets.load()
+    assert "1 images are in test and train as exact copies: accuracy there is flattered." in pets.said
+    assert any("in more than one class" in line for line in pets.said)
+
+
+def test_progress_counts_every_image_once(pets: Pets) -> None:
+    seen: list[tuple[int, int]] = []
+    load_dataset(
+        source="imagefolder",
+        path=pets.path,
+        image_size=16,
+        val_fraction=0.2,
+        test_fraction=0.2,
+        split_seed=0,
+        skip_broken=False,
+        cache_dir=pets.cache_dir,
+        say=pets.said.append,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(n, 20) for n in range(1, 21)]
+
+
+def test_an_unknown_source_names_the_known_ones(pets: Pets) -> None:
+    with pytest.raises(InputError, match="'cifar' is not known") as caught:
+        load_dataset(
+            source="cifar",
+            path=None,
+            image_size=16,
+            val_fraction=0.2,
+            test_fraction=0.2,
+            split_seed=0,
+            skip_broken=False,
+            cache_dir=pets.cache_dir,
+            say=pets.said.append,
+        )
+    assert caught.value.remedy == "elpv or imagefolder"
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing(pets: Pets) -> None:
+    """Python ignores the signal of the limit, so that writing fails as it does on a full disk."""
+    with files_of_at_most(4000), pytest.raises(InputError, match="cannot be written: File too large") as caught:
+        pets.load()
+    assert "free " in caught.value.remedy
+    assert pets.caches == []
+    assert_right(pets, pets.load())
+
+
+def test_a_full_disk_leaves_the_old_cache_until_a_new_one_is_whole(pets: Pets) -> None:
+    pets.load()
+    before = (pets.caches[0] / "index.json").read_bytes()
+    Image.new("RGB", (20, 20), (5, 5, 5)).save(pets.path / "cat" / "new.png")
+    with files_of_at_most(4000), pytest.raises(InputError):
+        pets.load()
+    assert (pets.caches[0] / "index.json").read_bytes() == before
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from edgeprune.data import load_dataset
+def progress(done, total):
+    if done == 5:
+        print("half way", flush=True)
+        time.sleep(60)
+load_dataset(source="imagefolder", path=Path(sys.argv[1]), image_size=16, val_fraction=0.2, test_fraction=0.2,
+             split_seed=0, skip_broken=False, cache_dir=Path(sys.argv[2]), say=lambda line: None, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_load_that_was_killed_half_way_leaves_nothing_that_counts(pets: Pets, end: signal.Signals) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(pets.path), str(pets.cache_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half way\n"
+        started = time.monotonic()
+        process.send_signal(end)
+        process.wait()
+        assert time.monotonic() - started < 10
+    assert [path for path in pets.caches if not path.name.startswith(".")] == []
+    if end == signal.SIGINT:
+        assert pets.caches == []
+    data = pets.load()
+    assert pets.said == ["Decoding 20 images of imagefolder to 16 x 16 pixels, once."]
+    assert_right(pets, data)

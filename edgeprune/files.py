@@ -59,7 +59,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", "check the path, or make the file again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # Not only JSONDecodeError: bytes that are no UTF-8, numbers of thousands of digits, brackets nested without end.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}.", "make the file again, or pull it again") from None
 
 

@@ -163,13 +163,19 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe as values: comments and key order do not count."""
-        return digest_json(self.model_dump(mode="json"))
+        """SHA-256 of the recipe as values: comments, key order and folders of this machine do not count."""
+        return digest_json(self.without_local_paths().model_dump(mode="json"))
 
     def part_digest(self, *sections: str) -> str:
         """SHA-256 of the seed and the named sections: what a step that reads only these depends on."""
         values = self.model_dump(mode="json")
         return digest_json({key: values[key] for key in ("seed", *sections)})
+
+    def without_local_paths(self) -> Self:
+        """The recipe as strangers get it: where images and weights lay on this machine is nobody's business."""
+        data = self.data.model_copy(update={"path": None})
+        model = self.model.model_copy(update={"weights": Path(self.model.weights).name, "baseline": None})
+        return self.model_copy(update={"data": data, "model": model})
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 
@@ -253,4 +254,4 @@ def as_json(value: Any) -> Any:
         return [as_json(item) for item in value]
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
-    return value
+    return str(value) if isinstance(value, PurePath) else value

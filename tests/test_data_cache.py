@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from edgeprune.data import Dataset, load_dataset
+from edgeprune.data.decode import read_image
 from edgeprune.errors import InputError
 
 
@@ -31,10 +32,18 @@ class Pets:
             for n in range(10):
                 Image.new("RGB", (20, 20), (20 * n, 100 * label, 7)).save(self.path / name / f"{n}.png")
 
-    def load(self, *, image_size: int = 16, skip_broken: bool = False, split_seed: int = 0) -> Dataset:
+    def load(
+        self,
+        *,
+        source: str = "imagefolder",
+        image_size: int = 16,
+        skip_broken: bool = False,
+        split_seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Dataset:
         self.said.clear()
         return load_dataset(
-            source="imagefolder",
+            source=source,
             path=self.path,
             image_size=image_size,
             val_fraction=0.2,
@@ -43,6 +52,7 @@ class Pets:
             skip_broken=skip_broken,
             cache_dir=self.cache_dir,
             say=self.said.append,
+            progress=progress,
         )
 
     @property
@@ -235,34 +245,34 @@ def test_copies_across_splits_and_classes_are_said(pets: Pets) -> None:
 
 def test_progress_counts_every_image_once(pets: Pets) -> None:
     seen: list[tuple[int, int]] = []
-    load_dataset(
-        source="imagefolder",
-        path=pets.path,
-        image_size=16,
-        val_fraction=0.2,
-        test_fraction=0.2,
-        split_seed=0,
-        skip_broken=False,
-        cache_dir=pets.cache_dir,
-        say=pets.said.append,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    pets.load(progress=lambda done, total: seen.append((done, total)))
     assert seen == [(n, 20) for n in range(1, 21)]
+
+
+def test_an_interrupt_does_not_wait_for_the_images_that_are_queued(pets: Pets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of 100,000 photographs would hold Ctrl-C for minutes."""
+    read = []
+
+    def read_slowly(path: Path, image_size: int) -> tuple[np.ndarray, str]:
+        read.append(path)
+        time.sleep(0.02)
+        return read_image(path, image_size)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for n in range(200):
+        (pets.path / "cat" / f"copy{n}.png").hardlink_to(pets.path / "cat" / "0.png")
+    monkeypatch.setattr("edgeprune.data.pack.read_image", read_slowly)
+    with pytest.raises(KeyboardInterrupt):
+        pets.load(progress=interrupt)
+    assert len(read) < 100
+    assert pets.caches == []
 
 
 def test_an_unknown_source_names_the_known_ones(pets: Pets) -> None:
     with pytest.raises(InputError, match="'cifar' is not known") as caught:
-        load_dataset(
-            source="cifar",
-            path=None,
-            image_size=16,
-            val_fraction=0.2,
-            test_fraction=0.2,
-            split_seed=0,
-            skip_broken=False,
-            cache_dir=pets.cache_dir,
-            say=pets.said.append,
-        )
+        pets.load(source="cifar")
     assert caught.value.remedy == "elpv or imagefolder"
 
 

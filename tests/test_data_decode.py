@@ -217,10 +217,9 @@ def test_damaged_bytes_give_pixels_or_a_broken_image_and_nothing_else(
         content[int(place * len(content))] = value
     try:
         pixels = decode_image(bytes(content[: int(kept * len(content))]), 16)
-    except BrokenImageError as error:
-        assert str(error)
-    else:
-        assert pixels.shape == (16, 16, 3)
+    except BrokenImageError:
+        return
+    assert pixels.shape == (16, 16, 3)
 
 
 def test_a_file_that_cannot_be_opened_is_broken_with_the_system_s_reason(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_connection_that_keeps_dropping_is_an_error_and_leaves_nothing(
     path: str, server: _Server, tmp_path: Path
 ) -> None:
     server.moods[path] = _drop_after(100, times=99)
-    with pytest.raises(EdgepruneError, match="could not be read in 3 attempts .*100 of"):
+    with pytest.raises(EdgepruneError, match=r"could not be read in 3 attempts .*100 of"):
         _pull(server, tmp_path / "to")
     assert server.asked.count(path) == 3
     assert _nothing_left(tmp_path / "to")
@@ -282,7 +282,7 @@ def test_a_login_page_in_place_of_json_is_refused_in_one_sentence(path: str, ser
         return True
 
     server.moods[path] = page
-    with pytest.raises(InputError, match="is refused|the catalogue says"):
+    with pytest.raises(InputError, match=r"is refused|the catalogue says"):
         _pull(server, tmp_path / "to")
 
 

@@ -39,7 +39,7 @@ def pack_images(
     broken: dict[str, str] = {}
     splits: dict[str, dict[str, Any]] = {}
     done = 0
-    with prepared_decoders(), _all_cores() as pool:
+    with prepared_decoders(), ThreadPoolExecutor(cpu_count() or 1) as pool:
         for split in SPLITS:
             path = folder / f"{split}.npy"
             entry: dict[str, Any] = {"contents": [], "labels": [], "names": []}
@@ -75,18 +75,8 @@ def _decode_all(
     step = max(16, _WAITING_BYTES // (image_size * image_size * 3))
     for start in range(0, len(files), step):
         part = files[start : start + step]
+        # Closing this generator, as an interrupt does, closes map's own, and that cancels what is queued.
         yield from zip(part, pool.map(attempt, part), strict=True)
-
-
-@contextmanager
-def _all_cores() -> Iterator[ThreadPoolExecutor]:
-    """A pool that drops what is waiting when its block raises: an interrupt must not wait for thousands of images."""
-    with ThreadPoolExecutor(cpu_count() or 1) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         edgeprune=__version__,
         recipe_part=training_digest(recipe),
         dataset=dataset.digest,
-        parent=digest_json(recipe.model.weights),
+        parent=digest_json(Path(recipe.model.weights).name),
     )
     record = load_record(folder / RECORD, BaselineRecord)
     if record is not None and record.inputs == inputs and checkpoint_digest(folder) == record.weights:
@@ -173,7 +173,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
             seconds=time.perf_counter() - began,
         )
         save_record(staging / RECORD, record)
-        write_atomic(staging / "recipe.yaml", recipe.to_yaml())
+        write_atomic(staging / "recipe.yaml", recipe.without_local_paths().to_yaml())
         cost = audit_cost(fit.network, image_size=spec.image_size, weights_file=staging / "model.safetensors")
         card = render_baseline_card(
             name=recipe.name,

@@ -3,6 +3,7 @@
 The pruned file is always held against the unpruned baseline's file, exported the same way on the same machine.
 """
 
+import math
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from edgeprune.pipeline.records import (
     BaselineRecord,
     ExportRecord,
     Inputs,
+    KeptExport,
     LevelRecord,
     load_record,
     save_record,
@@ -190,7 +192,7 @@ def export_level(
             facts=facts,
             model_files={MODEL: pruned.export.path},
             golden=_golden_vectors(baseline.dataset.test, pruned.file_logits),
-            config_yaml=_without_local_paths(recipe).to_yaml(),
+            config_yaml=recipe.without_local_paths().to_yaml(),
             environment=_environment(facts),
         )
         manifest = digest_file(bundle / MANIFEST)
@@ -219,13 +221,6 @@ def _runtimes() -> dict[str, str]:
 
 def _environment(facts: BundleFacts) -> dict[str, str]:
     return {**_runtimes(), "cpu": facts.latency.cpu, "python": platform.python_version(), "system": platform.system()}
-
-
-def _without_local_paths(recipe: Recipe) -> Recipe:
-    """A bundle goes to strangers: where the images and weights lay on this machine is nobody's business."""
-    weights = recipe.model.weights
-    model = recipe.model.model_copy(update={"weights": Path(weights).name if "/" in weights else weights})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": None}), "model": model})
 
 
 def _open_level(
@@ -301,14 +296,21 @@ def _make_candidate(
         recipe_digest=recipe.digest,
     ).as_text()
     images = normalise_pixels(np.asarray(test.images), data.mean, data.std)
-    export = write_onnx(
-        network,
-        folder / "candidates" / MODEL,
-        image_size=size,
-        dynamic_batch=recipe.export.dynamic_batch,
-        metadata=metadata,
-        probe=images[:_PROBE_IMAGES],
-    )
+    weights = record.weights if record else baseline.weights
+    key = digest_json([weights, metadata, recipe.export.dynamic_batch, recipe.prune.align, _runtimes()])
+    export = _reuse_export(folder / "candidates", key)
+    if export is None:
+        export = write_onnx(
+            network,
+            folder / "candidates" / MODEL,
+            image_size=size,
+            dynamic_batch=recipe.export.dynamic_batch,
+            metadata=metadata,
+            probe=images[:_PROBE_IMAGES],
+        )
+        if math.isfinite(export.simplify_difference):
+            kept = KeptExport(key=key, sha256=digest_file(export.path), export=export)
+            save_record(folder / "candidates" / RECORD, kept)
     return _Candidate(
         export=export,
         metadata=metadata,
@@ -318,6 +320,15 @@ def _make_candidate(
         torch_logits=torch_logits,
         file_logits=run_onnx(export.path, images),
     )
+
+
+def _reuse_export(candidates: Path, key: str) -> OnnxExport | None:
+    """The file of an earlier export of the same weights; the unpruned network is exported once for all levels."""
+    kept = load_record(candidates / RECORD, KeptExport)
+    path = candidates / MODEL
+    if kept is None or kept.key != key or not path.is_file() or digest_file(path) != kept.sha256:
+        return None
+    return replace(kept.export, path=path)
 
 
 def _verify(

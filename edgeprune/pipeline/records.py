@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from edgeprune.errors import InputError
+from edgeprune.export.onnx_file import OnnxExport
 from edgeprune.files import digest_json, read_json, write_json
 from edgeprune.learning import EpochRecord
 from edgeprune.results import ChannelPlan, CostReport, Evaluation, Verdict, as_json
@@ -124,6 +125,21 @@ class ExportRecord:
     inputs: Inputs
     verdict: Verdict
     manifest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptExport:
+    """A candidate that can be used again.
+
+    Attributes:
+        key: digest of everything that decides the file.
+        sha256: of the file.
+        export: what was proven while it was written.
+    """
+
+    key: str
+    sha256: str
+    export: OnnxExport
 
 
 def save_record(path: Path, record: object) -> None:

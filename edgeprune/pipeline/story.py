@@ -75,8 +75,9 @@ def state_facts(rows: Sequence[Row], *, baseline: float, threshold: float) -> li
     frugal = max(levels, key=lambda record: record.val.accuracy.value / record.cost.macs)
     macs = f"{frugal.cost.macs:,} MACs, fvcore"
     n = levels[0].val.accuracy.n
+    largest = f"Largest single-step drop: {drops[worst]:.4f}, at {levels[worst].level}"
     facts = [
-        f"Largest single-step drop: {drops[worst]:.4f}, at {levels[worst].level} (val, n={n}).",
+        f"{largest if drops[worst] > 0 else 'No step lost accuracy'} (val, n={n}).",
         f"Levels at or above the threshold {threshold:.4f}: {', '.join(within) or 'none'}.",
         f"Best accuracy per MAC: {frugal.level} ({frugal.val.accuracy.value:.4f} at {macs}).",
     ]

@@ -1,0 +1,311 @@
+"""The whole way on a small image folder: real training, real surgery, real files, in seconds."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny import make_images, write_recipe
+
+from edgeprune.errors import GateFailedError, InputError
+from edgeprune.pipeline import (
+    SilentReporter,
+    Workspace,
+    audit_levels,
+    export_level,
+    finished_levels,
+    make_baseline,
+    prune_to_schedule,
+)
+from edgeprune.recipe import Recipe, read_recipe
+from edgeprune.verify.bundle import verify_bundle
+from edgeprune.zoo import checkpoint_digest, load_checkpoint
+
+
+class Listener(SilentReporter):
+    """Keeps what a person would read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with images, a recipe and a trained baseline."""
+    root = tmp_path_factory.mktemp("project")
+    write_recipe(root / "tiny.yaml", make_images(root / "images"))
+    make_baseline(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter())
+    return root
+
+
+@pytest.fixture(scope="module")
+def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with both levels of its schedule."""
+    root = copied(trained, tmp_path_factory.mktemp("pruned") / "project")
+    prune_to_schedule(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter())
+    return root
+
+
+def copied(project: Path, to: Path) -> Path:
+    shutil.copytree(project, to)
+    return to
+
+
+def recipe_of(root: Path, **sections: object) -> Recipe:
+    """The project's recipe with keys of whole sections replaced."""
+    values = yaml.safe_load((root / "tiny.yaml").read_text(encoding="utf-8"))
+    for section, changes in sections.items():
+        values[section] = {**values.get(section, {}), **changes} if isinstance(changes, dict) else changes
+    (root / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return read_recipe(root / "tiny.yaml")
+
+
+def test_a_second_run_makes_nothing(pruned: Path) -> None:
+    """Nobody waits twice for the same work, and an idle run leaves no empty run directory."""
+    runs = sorted((pruned / "runs").iterdir())
+    summary = prune_to_schedule(read_recipe(pruned / "tiny.yaml"), Workspace(pruned), SilentReporter())
+    assert [outcome.up_to_date for outcome in summary.outcomes] == [True, True]
+    assert summary.run is None
+    assert sorted((pruned / "runs").iterdir()) == runs
+    assert not make_baseline(read_recipe(pruned / "tiny.yaml"), Workspace(pruned), SilentReporter())[1]
+
+
+def test_levels_are_cumulative_and_aligned(pruned: Path) -> None:
+    recipe = read_recipe(pruned / "tiny.yaml")
+    summary = prune_to_schedule(recipe, Workspace(pruned), SilentReporter())
+    first, second = (outcome.record for outcome in summary.outcomes)
+    assert first is not None
+    assert second is not None
+    assert (first.parent_level, second.parent_level) == ("dense", "s30")
+    for record in (first, second):
+        assert record.plan.target <= record.plan.achieved < record.plan.target + 8 / 2440
+        assert all(len(group.kept) % 8 == 0 for group in record.plan.groups)
+    network = load_checkpoint(pruned / "models" / "tiny-s60").network
+    assert sum(parameter.numel() for parameter in network.parameters()) == second.cost.params
+
+
+def test_the_run_directory_tells_the_story(pruned: Path) -> None:
+    """The wording is the log's, so that two people can compare their runs line by line."""
+    (run,) = (pruned / "runs").iterdir()
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    for line in (
+        "Total prunable channels (expand convs): 2440",
+        "Pruning towards 30.00% global channel sparsity (expand convs only)",
+        "Removing 736 channels (cumulative fraction 0.0%)",
+        "Cumulative removed fraction: 30.2%",
+        "Recalibrating BatchNorm statistics using the train loader...",
+        "Post-surgery pre-recovery accuracy: 0.",
+        "[target 30.0% | epoch 1/2] train loss ",
+        "Best recovery epoch ",
+    ):
+        assert line in log
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["level"] for entry in metrics if "epoch" in entry] == ["s30", "s30", "s60", "s60"]
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert [level["level"] for level in results["levels"]] == ["s30", "s60"]
+    assert len(results["split_digest"]) == 64
+    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["recover"]["alpha"] == 0.5
+    assert f"**Run:** {run.name}" in (pruned / "JOURNAL.md").read_text(encoding="utf-8")
+
+
+def test_the_journal_says_what_changed(pruned: Path, tmp_path: Path) -> None:
+    """The log kept this by hand, and got it wrong once."""
+    root = copied(pruned, tmp_path / "project")
+    with (root / "JOURNAL.md").open("a", encoding="utf-8") as file:
+        file.write("My own words.\n")
+    prune_to_schedule(recipe_of(root, recover={"epochs": 1}), Workspace(root), SilentReporter())
+    journal = (root / "JOURNAL.md").read_text(encoding="utf-8")
+    assert "recover.epochs: 1 (from 2)" in journal
+    assert journal.index("My own words.") < journal.index("recover.epochs: 1 (from 2)")
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("recover", {"alpha": 0.9}),
+        ("recover", {"temperature": 1.0}),
+        ("recover", {"lr_high": 0.002}),
+        ("recover", {"epochs": 3}),
+        ("recover", {"batch_size": 24}),
+        ("recover", {"weight_decay": 0.5}),
+        ("recalibrate", {"split": "val"}),
+        ("recalibrate", {"images": 20}),
+        ("prune", {"importance": "bn_gamma"}),
+        ("prune", {"align": 1}),
+        ("prune", {"protect": ["features.10"]}),
+        ("augment", {"flip_horizontal": False}),
+        ("seed", 7),
+    ],
+)
+def test_each_value_of_the_recipe_reaches_the_code(
+    pruned: Path, tmp_path: Path, section: str, change: dict[str, object] | int
+) -> None:
+    """Run 1 of the log silently lost alpha and temperature; a value that changes nothing is a value that got lost."""
+    root = copied(pruned, tmp_path / "project")
+    before = checkpoint_digest(root / "models" / "tiny-s30")
+    summary = prune_to_schedule(recipe_of(root, **{section: change}), Workspace(root), SilentReporter(), target=0.3)
+    assert not summary.outcomes[0].up_to_date
+    assert checkpoint_digest(root / "models" / "tiny-s30") != before
+
+
+def test_patience_and_thresholds_decide_when_to_stop(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, prune={"min_accuracy": 1.0})
+    listener = Listener()
+    summary = prune_to_schedule(recipe, Workspace(root), listener)
+    assert summary.stopped.startswith("Stopping: accuracy 0.")
+    assert summary.stopped in listener.lines
+    assert summary.outcomes[0].up_to_date  # the limit chooses among levels, it does not make them
+    assert summary.outcomes[1].record is None
+    assert summary.outcomes[1].reason == summary.stopped
+
+
+def test_a_target_beyond_reach_is_reported_and_the_run_ends_well(pruned: Path, tmp_path: Path) -> None:
+    """Run 6 of the log reached 75 % and had `n/a` at 80 %."""
+    root = copied(pruned, tmp_path / "project")
+    summary = prune_to_schedule(recipe_of(root, prune={"targets": [0.3, 0.6, 0.99]}), Workspace(root), SilentReporter())
+    assert [outcome.record is not None for outcome in summary.outcomes] == [True, True, False]
+    assert "cannot be reached" in summary.outcomes[2].reason
+    assert summary.run is not None
+    assert (summary.run / "results.json").exists()
+    assert "99.00% n/a" in (summary.run / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_damaged_level_is_made_again_and_is_the_same(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    weights = root / "models" / "tiny-s60" / "model.safetensors"
+    before = checkpoint_digest(weights.parent)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    summary = prune_to_schedule(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter())
+    assert [outcome.up_to_date for outcome in summary.outcomes] == [True, False]
+    assert checkpoint_digest(weights.parent) == before
+
+
+def test_export_publishes_a_bundle_that_verifies_and_is_then_up_to_date(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe, workspace = read_recipe(root / "tiny.yaml"), Workspace(root)
+    first = export_level(recipe, workspace, SilentReporter(), level="s60")
+    manifest = (first.bundle / "manifest.json").read_bytes()
+    check = verify_bundle(first.bundle)
+    assert check.passed
+    assert check.complete
+    assert json.loads((first.bundle / "verify.json").read_text(encoding="utf-8"))["passed"] is True
+    assert export_level(recipe, workspace, SilentReporter(), level="s60").up_to_date
+    # One flipped byte, and the bundle is made again: the same one.
+    model = first.bundle / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\x7f")
+    assert not export_level(recipe, workspace, SilentReporter(), level="s60").up_to_date
+    assert verify_bundle(first.bundle).passed
+    assert json.loads(manifest)["files"] != []
+
+
+def test_two_exports_of_one_checkpoint_are_the_same_bytes(pruned: Path, tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        root = copied(pruned, tmp_path / name)
+        recipe = recipe_of(root, data={"path": str(root / "images")})
+        shutil.rmtree(root / "models" / "tiny-s30")
+        export_level(recipe, Workspace(root), SilentReporter(), level="s60")
+        files.append((root / "exports" / "tiny-s60" / "model.onnx").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_export_never_prunes(pruned: Path) -> None:
+    recipe = read_recipe(pruned / "tiny.yaml")
+    with pytest.raises(InputError, match=r"make prune TARGET=0.45"):
+        export_level(recipe, Workspace(pruned), SilentReporter(), level="s45", target=0.45)
+
+
+def test_export_refuses_a_level_of_another_recipe(pruned: Path, tmp_path: Path) -> None:
+    """A stale level under a new recipe's name would be a bundle whose card lies."""
+    root = copied(pruned, tmp_path / "project")
+    with pytest.raises(InputError, match="another recipe"):
+        export_level(recipe_of(root, recover={"alpha": 0.9}), Workspace(root), SilentReporter(), level="s60")
+
+
+def test_a_failed_gate_publishes_nothing(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, verify={"max_logit_difference": 1e-12})
+    with pytest.raises(GateFailedError):
+        export_level(recipe, Workspace(root), SilentReporter(), level="s60")
+    assert not (root / "exports").exists()
+    verdict = json.loads((root / "models" / "tiny-s60" / "verify.json").read_text(encoding="utf-8"))
+    assert [gate["name"] for gate in verdict["gates"] if not gate["passed"]] == ["logit_difference"]
+    assert (root / "models" / "tiny-s60" / "candidates" / "model.onnx").exists()
+
+
+def test_nan_in_the_weights_fails_the_gates(pruned: Path, tmp_path: Path) -> None:
+    """A diverged level must end in a table of failed gates, not in a bundle and not in a traceback."""
+    root = copied(pruned, tmp_path / "project")
+    folder = root / "models" / "tiny-s60"
+    state = load_file(folder / "model.safetensors")
+    state["classifier.3.bias"][0] = np.nan
+    save_file(state, folder / "model.safetensors")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record["weights"] = checkpoint_digest(folder)
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(GateFailedError):
+        export_level(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter(), level="s60")
+    verdict = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
+    failed = {gate["name"] for gate in verdict["gates"] if not gate["passed"]}
+    assert {"finite_weights", "finite_logits", "logit_difference", "argmax_agreement"} <= failed
+
+
+def test_odd_channels_are_padded_for_the_file_only(trained: Path, tmp_path: Path) -> None:
+    """`align: 1` keeps the log's exact counts; the file gets multiples of 4, and both MAC figures are told."""
+    root = copied(trained, tmp_path / "project")
+    recipe = recipe_of(root, prune={"align": 1, "targets": [0.5]})
+    prune_to_schedule(recipe, Workspace(root), SilentReporter())
+    summary = export_level(recipe, Workspace(root), SilentReporter(), level="s50")
+    gates = {gate.name: gate for gate in summary.verdict.gates}
+    assert float(gates["padding_difference"].figure) <= 1e-5
+    report = json.loads((summary.bundle / "size_report.json").read_text(encoding="utf-8"))
+    assert str(summary.cost.macs) in json.dumps(report)
+    text = (summary.bundle / "README.md").read_text(encoding="utf-8") + json.dumps(report)
+    padded = [int(word) for word in re.findall(r"\d{6,8}", text.replace(",", ""))]
+    assert any(summary.cost.macs < macs < summary.dense_cost.macs for macs in padded)
+
+
+def test_audit_writes_what_it_counted(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    summary = audit_levels(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter(), target=None)
+    assert list(summary.levels) == ["s30", "s60"]
+    stored = json.loads((root / "models" / "tiny-s60" / "audit.json").read_text(encoding="utf-8"))
+    assert stored["macs_fvcore"] == summary.levels["s60"].macs < summary.dense.macs
+
+
+def test_another_baseline_makes_new_levels(pruned: Path, tmp_path: Path) -> None:
+    """A level belongs to the weights it was cut from."""
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, train={"epochs": 1})
+    assert make_baseline(recipe, Workspace(root), SilentReporter())[1]
+    summary = prune_to_schedule(recipe, Workspace(root), SilentReporter(), target=0.3)
+    assert not summary.outcomes[0].up_to_date
+
+
+def test_a_baseline_for_other_classes_is_refused(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    (root / "images" / "disc").rename(root / "images" / "ring")
+    recipe = recipe_of(root, data={"path": str(root / "images")})
+    with pytest.raises(InputError, match="was trained with classes"):
+        prune_to_schedule(recipe, Workspace(root), SilentReporter())
+
+
+def test_finished_levels_are_sorted_by_sparsity(pruned: Path) -> None:
+    assert finished_levels(read_recipe(pruned / "tiny.yaml"), Workspace(pruned)) == ["s30", "s60"]
+
+
+def test_another_teacher_changes_the_level(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    before = checkpoint_digest(root / "models" / "tiny-s30")
+    shutil.copytree(root / "models" / "tiny-s60", root / "models" / "assistant")
+    recipe = recipe_of(root, recover={"teacher": "models/assistant"})
+    prune_to_schedule(recipe, Workspace(root), SilentReporter(), target=0.3)
+    assert checkpoint_digest(root / "models" / "tiny-s30") != before

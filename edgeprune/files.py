@@ -41,7 +41,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
+    _fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,7 +68,8 @@ def read_json(path: Path) -> Any:
 def staged_folder(final: Path) -> Iterator[Path]:
     """Fill a folder beside its final place; it appears there whole when the block ends well.
 
-    An existing folder at ``final`` is replaced, and stays as it was when the block raises.
+    An existing folder at ``final`` is replaced, and stays as it was when the block raises. What a killed process left
+    beside it is cleared away first; a folder that it had set aside and not yet replaced is put back.
 
     Args:
         final: the folder that appears.
@@ -77,24 +78,25 @@ def staged_folder(final: Path) -> Iterator[Path]:
         An empty folder on the same file system to write into.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.new-"))
+    _clear_leftovers(final)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.new-{os.getpid()}-"))
     replaced = staging.with_name(staging.name.replace(".new-", ".old-"))
     try:
         yield staging
-        for path in staging.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
         staging.chmod(0o777 & ~_umask())
+        for path in (*staging.rglob("*"), staging):
+            _fsync(path)
         if final.exists():
             final.rename(replaced)
         try:
             staging.rename(final)
+            _fsync(final.parent)
         except BaseException:
+            if final.exists():
+                final.rename(staging)
             if replaced.exists():
                 replaced.rename(final)
             raise
-        _fsync_folder(final.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -123,9 +125,30 @@ def _umask() -> int:
     return mask
 
 
-def _fsync_folder(folder: Path) -> None:
-    # A rename is on disk only once its folder is.
-    handle = os.open(folder, os.O_RDONLY)
+def _clear_leftovers(final: Path) -> None:
+    for kind in ("old", "new"):
+        for left in final.parent.glob(f".{final.name}.{kind}-*-*"):
+            if _is_running(left.name.rsplit("-", 2)[1]):
+                continue
+            if kind == "old" and not final.exists():
+                left.rename(final)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _fsync(path: Path) -> None:
+    # A rename is on disk only once its folder is, so folders are synced like files.
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

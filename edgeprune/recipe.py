@@ -103,7 +103,8 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(later <= earlier for earlier, later in zip(self.targets, self.targets[1:], strict=False)):
+        # Closer together than this, two levels would share a name, and the second one overwrite the first.
+        if any(later - earlier < 1e-7 for earlier, later in zip(self.targets, self.targets[1:], strict=False)):
             raise ValueError("targets must rise from step to step: each one is cumulative")
         return self
 
@@ -205,9 +206,9 @@ def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None
     if not isinstance(values, dict):
         raise InputError(f"The recipe {path} is not a mapping of keys.", "start from recipes/elpv96.yaml") from None
     if data_path is not None:
-        values["data"] = {**(values.get("data") or {}), "source": "imagefolder", "path": data_path}
+        values["data"] = _override(values.get("data"), source="imagefolder", path=data_path)
     if weights is not None:
-        values["model"] = {**(values.get("model") or {}), "weights": weights}
+        values["model"] = _override(values.get("model"), weights=weights)
     return parse_recipe(values, origin=str(path))
 
 
@@ -278,6 +279,11 @@ def schedule_up_to(targets: tuple[float, ...], target: float | None) -> tuple[fl
     if target is None:
         return targets
     return (*(step for step in targets if level_id(step) != level_id(target) and step < target), target)
+
+
+def _override(section: Any, **values: str) -> Any:
+    # What is no mapping stays as it is, for the check that follows to name.
+    return {**(section or {}), **values} if section is None or isinstance(section, dict) else section
 
 
 def _as_tuples(value: Any) -> Any:

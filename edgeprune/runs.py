@@ -8,7 +8,7 @@ continues in it.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def open_run(runs: Path, *, name: str, kind: str, config_yaml: str, now: datetim
             run = RunDirectory(path)
             run.log(f"Resumed at {now:%Y-%m-%d %H:%M:%S}")
             return run
-    path = runs / f"{now:%Y-%m-%d_%H-%M-%S}_{name}_{kind}"
+    while (path := runs / f"{now:%Y-%m-%d_%H-%M-%S}_{name}_{kind}").exists():
+        now += timedelta(seconds=1)  # another run began in this second
     write_atomic(path / _CONFIG, config_yaml)
     return RunDirectory(path)
 
@@ -104,8 +105,9 @@ def add_journal_entry(
         result: the closing table.
         analysis: facts that the tool can state. A line for a person's own words follows them.
     """
-    before = journal.read_text(encoding="utf-8") if journal.exists() else "# Journal of runs\n"
-    if f"**Run:** {run.id}\n" in before:
+    # As bytes: reading as text would change a person's line endings, and refuse what is no UTF-8.
+    before = journal.read_bytes() if journal.exists() else b"# Journal of runs\n"
+    if f"**Run:** {run.id}\n".encode() in before:
         return
     facts = "\n".join(f"- {fact}" for fact in analysis)
     entry = (
@@ -114,7 +116,7 @@ def add_journal_entry(
         "**Result:**\n```\n" + "\n".join(result) + f"\n```\n\n**Analysis:**\n{facts}\n\n"
         "*In your own words (never overwritten):*\n\n"
     )
-    write_atomic(journal, before + entry)
+    write_atomic(journal, before + entry.encode())
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

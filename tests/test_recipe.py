@@ -93,7 +93,6 @@ def test_a_part_digest_depends_on_its_sections_and_the_seed_only() -> None:
         ({"prune": {"target": [0.1]}}, r"`target` in `prune`", "`targets`"),
         ({"recovery": {}}, r"`recovery`\.", "`recover`"),
         ({"data": {"zzz": 1}}, r"`zzz` in `data`", "one of: source, path"),
-        ({1: 2}, r"`1`\.", "one of: name"),
     ],
 )
 def test_an_unknown_key_is_an_error_with_the_nearest_known_one(values: dict[Any, Any], key: str, nearest: str) -> None:
@@ -131,6 +130,7 @@ def test_an_unknown_key_is_an_error_with_the_nearest_known_one(values: dict[Any,
         ({"name": "Über Name"}, "name = 'Über Name'"),
         ({"name": "../evil"}, "name = '../evil'"),
         ({"seed": -1}, "seed = -1"),
+        ({1: 2}, "Keys should be strings"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_key(values: dict[str, Any], where: str) -> None:
@@ -144,7 +144,7 @@ def test_a_value_out_of_range_is_named_with_its_key(values: dict[str, Any], wher
 def test_targets_that_share_a_level_are_refused() -> None:
     """Levels are folders: the second one would overwrite the first."""
     assert level_id(0.1) == level_id(0.1000000001)
-    with pytest.raises(InputError, match="targets"):
+    with pytest.raises(InputError, match="targets must rise"):
         check(prune={"targets": [0.1, 0.1000000001]})
 
 
@@ -166,7 +166,7 @@ def test_a_missing_recipe_lists_its_neighbours(tmp_path: Path) -> None:
         read_recipe(tmp_path / "nowhere" / "elpv.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "- a\n", "just words", "name: [unclosed", "\tname: a", "name: &a [*a]"])
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "name: [unclosed", "\tname: a"])
 def test_what_is_no_mapping_is_an_error_and_no_traceback(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError):
         read_recipe(write(tmp_path / "a.yaml", text))
@@ -194,13 +194,17 @@ def test_data_and_weights_replace_the_recipes(tmp_path: Path) -> None:
     assert recipe.model.network == Recipe(name="a").model.network
 
 
-@pytest.mark.parametrize("section", ["null", "elpv", "[1]"])
-def test_data_given_on_top_of_a_damaged_section_is_still_an_error_or_works(tmp_path: Path, section: str) -> None:
-    path = write(tmp_path / "a.yaml", f"name: a\ndata: {section}\nmodel: {section}\n")
-    try:
-        assert read_recipe(path, data_path="photos", weights="none").data.path == "photos"
-    except InputError as error:
-        assert "data" in error.problem
+def test_data_and_weights_fill_empty_sections(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path / "a.yaml", "name: a\ndata:\nmodel:\n"), data_path="photos", weights="none")
+    assert (recipe.data.path, recipe.model.weights) == ("photos", "none")
+
+
+@pytest.mark.parametrize("section", ["elpv", "[1]", "0"])
+def test_data_given_on_top_of_a_damaged_section_names_the_section(tmp_path: Path, section: str) -> None:
+    for name in ("data", "model"):
+        path = write(tmp_path / "a.yaml", f"name: a\n{name}: {section}\n")
+        with pytest.raises(InputError, match=f": {name} = "):
+            read_recipe(path, data_path="photos", weights="none")
 
 
 @pytest.mark.parametrize("text", ["60", "0", "1", "-0.1", "1.5", "inf", "-inf", "nan"])

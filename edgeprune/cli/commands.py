@@ -4,6 +4,7 @@ Only typer is imported here at module level: ``edgeprune --help`` answers in a f
 ``verify`` work where neither torch nor numpy is installed.
 """
 
+import errno
 import os
 import sys
 from enum import StrEnum
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="edgeprune",
     help="Prune a trained image classifier step by step, prove every exported file, publish only what passed.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -46,8 +46,8 @@ TargetOption = Annotated[str | None, typer.Option("--target", metavar="T", help=
 
 _DEFAULT_RECIPE = Path("recipes/elpv96.yaml")
 _INTERRUPTED = 130
-# Modules that the base install leaves out, and the extra that brings each.
-_EXTRA_OF = {"onnxruntime": "verify", "numpy": "verify"}
+_READER_GONE = 141
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Requirement(StrEnum):
@@ -57,13 +57,19 @@ class Requirement(StrEnum):
     all = "all"
 
 
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    del version
 
 
 @app.command(epilog="Example: edgeprune train recipes/elpv96.yaml --weights none")
@@ -316,22 +322,52 @@ def list_(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 a gate or target failed, 2 bad input, 130 interrupted."""
     try:
-        app(standalone_mode=False)
+        _run(sys.argv[1:] or ["--help"])
     except EdgepruneError as error:
         _fail(error)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("edgeprune"):
             raise
-        module = (error.name or "").partition(".")[0]
-        command = f"edgeprune {sys.argv[1]}" if len(sys.argv) > 1 else "edgeprune"
-        _fail(MissingExtraError(command, _EXTRA_OF.get(module, "prune"), module))
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("edgeprune: interrupted; finished levels stay, the same command goes on from there.", err=True)
+        _fail(MissingExtraError(f"edgeprune {sys.argv[1]}", "prune", (error.name or "").partition(".")[0]))
+    except KeyboardInterrupt:
+        typer.echo("edgeprune: interrupted; what is finished stays, the same command goes on from there.", err=True)
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        # Somebody closed the other end (`edgeprune list | head -1`): nothing went wrong here.
+        # Somebody closed the other end (`edgeprune list | head -1`). That is no failure, nor did the command end
+        # well: a verdict that nobody read must not come out as 0. So it ends as other programs do there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(_READER_GONE)
+    except OSError as error:
+        _fail(_explain(error))
+
+
+def _run(arguments: list[str]) -> None:
+    # Not `app()`, which answers an interruption by returning and a closed pipe by exit code 1.
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("edgeprune", arguments) as context:
+            command.invoke(context)
+    except typer.Exit:
+        pass  # --help and --version end here
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)  # only a wrong use of a command names it
+        raise InputError(
+            " ".join(error.format_message().split()), f"{where.command_path if where else 'edgeprune'} --help"
+        ) from None
+    sys.stdout.flush()
+
+
+def _explain(error: OSError) -> EdgepruneError:
+    reason = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return EdgepruneError(
+            f"{error.filename or 'A file'} could not be written: {reason}; it was left as it was.",
+            "free some space there; the same command goes on from what is finished",
+        )
+    return InputError(
+        f"{error.filename or 'A file'} cannot be used: {reason}.",
+        "check that path, what lies there and who may write it",
+    )
 
 
 def _fail(error: EdgepruneError) -> None:

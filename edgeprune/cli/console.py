@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from edgeprune.pipeline import Outcome
     from edgeprune.pipeline.workspace import Progress
     from edgeprune.results import ChannelPlan, CostReport, Verdict
@@ -85,7 +83,7 @@ def print_levels(outcomes: Iterable["Outcome"], dense: "CostReport") -> None:
             _against(record.cost.macs, dense.macs),
             "up to date" if outcome.up_to_date else "made",
         )
-    _console().print(table)
+    _show(table)
 
 
 def print_costs(costs: Mapping[str, "CostReport"]) -> None:
@@ -109,7 +107,7 @@ def print_costs(costs: Mapping[str, "CostReport"]) -> None:
     table.add_row("weights file bytes", *sizes)
     for index, block in enumerate(dense.blocks):
         table.add_row(f"MACs in {block.name}", *(_against(report.blocks[index].macs, block.macs) for report in reports))
-    _console().print(table)
+    _show(table)
 
 
 def print_plans(plans: Iterable["ChannelPlan"]) -> None:
@@ -120,9 +118,8 @@ def print_plans(plans: Iterable["ChannelPlan"]) -> None:
         table.add_row(group.layer, str(group.channels), *(str(len(plan.groups[index].kept)) for plan in plans))
     table.add_row("removed", "", *(str(plan.removed_now) for plan in plans))
     table.add_row("achieved", "", *(f"{plan.achieved:.2%}" for plan in plans))
-    console = _console()
-    console.print(table)
-    console.print("One cut from today's weights; recovery between the steps changes the ranking of later ones.")
+    _show(table)
+    typer.echo("One cut from today's weights; recovery between the steps changes the ranking of later ones.")
 
 
 def print_verdict(verdict: "Verdict") -> None:
@@ -182,7 +179,7 @@ def _print_gates(rows: Iterable[tuple[str, Any, str, bool, str]]) -> None:
     for name, figure, limit, passed, detail in rows:
         shown = f"{figure:.6g}" if isinstance(figure, float) else str(figure)
         table.add_row(name, shown, limit, "passed" if passed else "FAILED", detail)
-    _console().print(table)
+    _show(table)
 
 
 def _table(*columns: str) -> Any:
@@ -195,12 +192,15 @@ def _table(*columns: str) -> Any:
     return table
 
 
-def _console() -> "Console":
+def _show(table: Any) -> None:
     from rich.console import Console
 
     # Figures must survive a pipe: without a terminal, rich would cut tables at 80 columns.
-    width = None if sys.stdout.isatty() else 160
-    return Console(width=width, highlight=False, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    with console.capture() as drawn:
+        console.print(table)
+    # Printed by the one way that everything else goes: rich itself ends the program when a pipe is closed.
+    typer.echo(drawn.get(), nl=False)
 
 
 def _against(value: int, dense: int) -> str:

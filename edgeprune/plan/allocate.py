@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -79,9 +79,12 @@ def _removable_blocks(group: int, scores: np.ndarray, align: int) -> list[_Block
     order = np.argsort(scores, kind="stable")
     first = len(order) % align or align
     edges = [0, *range(first, len(order) + 1, align)]
+    means = [float(scores[order[start:stop]].mean()) for start, stop in pairwise(edges)]
+    # Means of equal scores differ in the last bit with the size of the block; they must not fall from block to block.
+    rising = list(accumulate(means, max))
     return [
         _Block(
-            score=float(scores[order[start:stop]].mean()),
+            score=rising[rank],
             group=group,
             rank=rank,
             channels=tuple(int(channel) for channel in order[start:stop]),

@@ -121,7 +121,7 @@ def recalibrate_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tripl
         norm.train()
     split = PackedSplit(name="recalibration", images=images, labels=np.zeros(len(images), np.int64), names=())
     with torch.no_grad():
-        for batch, _ in iterate_batches(split, batch_size=_EVALUATION_BATCH, mean=mean, std=std):
+        for batch, _ in iterate_batches(split, batch_size=_even_batch_size(len(images)), mean=mean, std=std):
             # One image alone can have no variance (1x1 feature maps in the classifier).
             if len(batch) > 1:
                 network(batch)
@@ -158,7 +158,7 @@ def restore_folded_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tr
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     split = PackedSplit(name="recalibration", images=images, labels=np.zeros(len(images), np.int64), names=())
     with torch.no_grad():
-        for batch, _ in iterate_batches(split, batch_size=_EVALUATION_BATCH, mean=mean, std=std, drop_last=True):
+        for batch, _ in iterate_batches(split, batch_size=_even_batch_size(len(images)), mean=mean, std=std):
             network(batch)
         for norm in norms:
             average, square = torch.stack(sums[norm]).mean(dim=0)
@@ -167,6 +167,11 @@ def restore_folded_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tr
     for hook in hooks:
         hook.remove()
     return network
+
+
+def _even_batch_size(n: int) -> int:
+    # Batches of (almost) equal size: averaged over batches, every image weighs alike, however few are left over.
+    return math.ceil(n / math.ceil(n / _EVALUATION_BATCH))
 
 
 def _absorb_statistics(norm: nn.BatchNorm2d, average: Tensor, variance: Tensor) -> None:

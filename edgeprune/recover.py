@@ -1,5 +1,6 @@
 """Recovery of a pruned network: fine-tuning on the labels and on a teacher's soft outputs."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,7 @@ def recover_accuracy(
         mean, std, epochs, lr, batch_size, weight_decay, bn_momentum, augment, seed, on_epoch, progress:
             as in ``fit_network``.
     """
-    teacher = teacher.eval()
+    teacher = copy.deepcopy(teacher).eval()
 
     def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.inference_mode():

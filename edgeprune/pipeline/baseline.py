@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -32,21 +33,28 @@ from edgeprune.zoo import (
 _FOLDED_STATISTICS_IMAGES = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Baseline:
     """The unpruned network of a recipe, with its data set and what was measured of it.
 
     Attributes:
         dataset: all three splits.
-        checkpoint: the unpruned network.
+        folder: of the checkpoint.
+        own_factory: ``package.module:function`` that the recipe trusts.
         weights: digest of its weights file.
         dense: evaluations and cost.
     """
 
     dataset: Dataset
-    checkpoint: Checkpoint
+    folder: Path
+    own_factory: str
     weights: str
     dense: DenseRecord
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The unpruned network; rebuilt when somebody asks, since a run with nothing to do needs only its digest."""
+        return load_checkpoint(self.folder, own_factory=self.own_factory)
 
 
 def open_dataset(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Dataset:
@@ -79,14 +87,16 @@ def open_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> B
             f"The recipe {recipe.name!r} has no baseline: {folder} does not exist.",
             f"edgeprune train with the same recipe (make train RECIPE=recipes/{recipe.name}.yaml)",
         )
-    checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
-    dataset = open_dataset(recipe, workspace, reporter)
-    _check_fit(recipe, checkpoint, dataset, folder)
     weights = checkpoint_digest(folder)
-    inputs = Inputs(edgeprune=__version__, recipe_part="", dataset=dataset.digest, parent=weights)
+    dataset = open_dataset(recipe, workspace, reporter)
+    inputs = Inputs(
+        edgeprune=__version__, recipe_part=_digest_without_path(recipe), dataset=dataset.digest, parent=weights
+    )
     path = workspace.level_folder(recipe, "dense") / RECORD
     dense = load_record(path, DenseRecord)
     if dense is None or dense.inputs != inputs:
+        checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
+        _check_fit(recipe, checkpoint, dataset, folder)
         network, mean, std = checkpoint.network, recipe.data.mean, recipe.data.std
         dense = DenseRecord(
             inputs=inputs,
@@ -95,7 +105,7 @@ def open_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> B
             cost=audit_cost(network, image_size=checkpoint.spec.image_size, weights_file=folder / "model.safetensors"),
         )
         save_record(path, dense)
-    return Baseline(dataset=dataset, checkpoint=checkpoint, weights=weights, dense=dense)
+    return Baseline(dataset=dataset, folder=folder, own_factory=recipe.model.network, weights=weights, dense=dense)
 
 
 def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> tuple[BaselineRecord, bool]:

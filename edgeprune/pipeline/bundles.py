@@ -19,7 +19,7 @@ from edgeprune.export.onnx_file import OnnxExport, write_onnx
 from edgeprune.files import digest_file, digest_json, write_json
 from edgeprune.formats import ModelMetadata
 from edgeprune.learning import predict_logits
-from edgeprune.manifest import MANIFEST
+from edgeprune.manifest import MANIFEST, damaged_files, parse_manifest, unlisted_files
 from edgeprune.pipeline.baseline import Baseline, open_baseline, recovery_digest
 from edgeprune.pipeline.records import (
     RECORD,
@@ -40,7 +40,6 @@ from edgeprune.publish.facts import BundleFacts, DataFacts, GoldenVectors, Level
 from edgeprune.recipe import Recipe, level_id
 from edgeprune.results import CostReport, Gate, Verdict, as_json, at_most
 from edgeprune.verify.accuracy import check_accuracy, compare_accuracy
-from edgeprune.verify.bundle import verify_bundle
 from edgeprune.verify.latency import check_latency, compare_latency
 from edgeprune.verify.onnx_graph import check_graph, check_metadata
 from edgeprune.verify.onnx_runtime import run_onnx
@@ -156,13 +155,12 @@ def export_level(
         target=record.plan.target,
     )
     done = load_record(folder / "export.json", ExportRecord)
-    cost = _audit(load_checkpoint(folder, own_factory=recipe.model.network), folder)
     if done is not None and done.inputs == inputs and _is_intact(bundle, done):
         return ExportSummary(
             level=level,
             bundle=bundle,
             verdict=done.verdict,
-            cost=cost,
+            cost=record.cost,
             dense_cost=baseline.dense.cost,
             file_bytes=(bundle / MODEL).stat().st_size,
             dense_file_bytes=(dense_folder / "candidates" / MODEL).stat().st_size,
@@ -170,6 +168,7 @@ def export_level(
         )
     reporter.say(f"{level}: exporting and proving model.onnx on {len(baseline.dataset.test.labels)} test images")
     checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
+    cost = _audit(checkpoint, folder)
     with reporter.track(f"exporting {level}") as progress:
         dense = _make_candidate(recipe, baseline, baseline.checkpoint, dense_folder, record=None)
         progress(1, 4)
@@ -255,10 +254,11 @@ def _audit(checkpoint: Checkpoint, folder: Path) -> CostReport:
 
 
 def _is_intact(bundle: Path, done: ExportRecord) -> bool:
-    manifest = bundle / MANIFEST
-    if not done.manifest or not manifest.is_file() or digest_file(manifest) != done.manifest:
+    path = bundle / MANIFEST
+    if not done.manifest or not path.is_file() or digest_file(path) != done.manifest:
         return False
-    return verify_bundle(bundle).passed
+    manifest = parse_manifest(path.read_bytes(), origin=str(path))
+    return not damaged_files(bundle, manifest) and not unlisted_files(bundle, manifest)
 
 
 def _initial_weights(recipe: Recipe, workspace: Workspace) -> str:

@@ -7,6 +7,7 @@ after the last finished level, a run with nothing new to do is over at once, and
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,17 @@ class PruneSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Parent:
-    """What the next step starts from."""
+    """A checkpoint that a step starts from or learns from; rebuilt only when the step has work to do."""
 
     level: str
-    network: nn.Module
-    weights: str
+    folder: Path
+
+    @property
+    def weights(self) -> str:
+        return checkpoint_digest(self.folder)
+
+    def open(self, recipe: Recipe) -> Checkpoint:
+        return load_checkpoint(self.folder, own_factory=recipe.model.network)
 
 
 def prune_to_schedule(
@@ -100,18 +107,17 @@ def prune_to_schedule(
     targets = schedule_up_to(recipe.prune.targets, target)
     effective = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"targets": targets})})
     baseline = open_baseline(recipe, workspace, reporter)
-    census = _census(recipe, baseline)
-    prunable = sum(group.channels for group in census)
+    count = cache(lambda: sum(group.channels for group in _census(recipe, baseline)))
     threshold = stop_threshold(recipe, baseline)
     story = RunStory(
         reporter,
-        opening=_opening_lines(recipe, baseline, census, threshold),
+        opening=lambda: _opening_lines(recipe, baseline, count(), threshold),
         start=lambda: open_run(
             workspace.runs, name=recipe.name, kind="prune", config_yaml=effective.to_yaml(), now=datetime.now()
         ),
     )
-    teacher, teacher_weights = _open_teacher(recipe, workspace, baseline)
-    parent = _Parent("dense", baseline.checkpoint.network, baseline.weights)
+    teacher = _Parent("teacher", _teacher_folder(recipe, workspace, baseline))
+    parent = _Parent("dense", baseline.folder)
     outcomes: list[Outcome] = []
     stopped = ""
     for step in targets:
@@ -123,7 +129,7 @@ def prune_to_schedule(
             recipe_part=recovery_digest(recipe),
             dataset=baseline.dataset.digest,
             parent=parent.weights,
-            teacher=teacher_weights,
+            teacher=teacher.weights,
             target=step,
         )
         folder = workspace.level_folder(recipe, level_id(step))
@@ -132,7 +138,7 @@ def prune_to_schedule(
         if not fresh:
             try:
                 record = _make_level(
-                    recipe, baseline, parent, step, inputs=inputs, prunable=prunable, teacher=teacher, folder=folder,
+                    recipe, baseline, parent, step, inputs=inputs, prunable=count(), teacher=teacher, folder=folder,
                     story=story, reporter=reporter,
                 )  # fmt: skip
             except UnreachableTargetError as error:
@@ -146,12 +152,11 @@ def prune_to_schedule(
         if record.val.accuracy.value < threshold:
             stopped = f"Stopping: accuracy {record.val.accuracy.value:.4f} below baseline threshold {threshold:.4f}."
             (reporter if fresh else story).say(stopped)
-        if step != targets[-1] and not stopped:
-            network = load_checkpoint(folder, own_factory=recipe.model.network).network
-            parent = _Parent(record.level, network, record.weights)
+        parent = _Parent(record.level, folder)
+    made = [outcome.record for outcome in outcomes if outcome.record is not None]
     summary = PruneSummary(
         baseline=baseline,
-        prunable=prunable,
+        prunable=made[0].plan.prunable if made else count(),
         outcomes=tuple(outcomes),
         stopped=stopped,
         run=story.run.path if story.run is not None else None,
@@ -230,11 +235,14 @@ def _census(recipe: Recipe, baseline: Baseline) -> tuple[ChannelGroup, ...]:
     )
 
 
-def _open_teacher(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> tuple[nn.Module, str]:
+def _teacher_folder(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> Path:
     if recipe.recover.teacher == "baseline":
-        return baseline.checkpoint.network, baseline.weights
-    folder = workspace.root / recipe.recover.teacher
-    checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
+        return baseline.folder
+    return workspace.root / recipe.recover.teacher
+
+
+def _open_teacher(recipe: Recipe, teacher: _Parent, baseline: Baseline) -> nn.Module:
+    checkpoint = teacher.open(recipe)
     if checkpoint.classes != baseline.checkpoint.classes or checkpoint.spec.image_size != recipe.data.image_size:
         raise InputError(
             f"recover.teacher = {recipe.recover.teacher!r} answers {len(checkpoint.classes)} classes at "
@@ -242,7 +250,7 @@ def _open_teacher(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> t
             f"{recipe.data.image_size}.",
             "a teacher trained on the same classes and size, or teacher: baseline",
         )
-    return checkpoint.network, checkpoint_digest(folder)
+    return checkpoint.network
 
 
 def _make_level(
@@ -253,7 +261,7 @@ def _make_level(
     *,
     inputs: Inputs,
     prunable: int,
-    teacher: nn.Module,
+    teacher: _Parent,
     folder: Path,
     story: RunStory,
     reporter: Reporter,
@@ -261,13 +269,14 @@ def _make_level(
     began = time.perf_counter()
     prune, recover, data = recipe.prune, recipe.recover, recipe.data
     level, size, dataset = level_id(target), baseline.checkpoint.spec.image_size, baseline.dataset
-    groups = find_groups(parent.network, image_size=size, scope=prune.scope, protect=prune.protect)
-    scores = score_channels(parent.network, groups, importance=prune.importance)
+    network = parent.open(recipe).network
+    groups = find_groups(network, image_size=size, scope=prune.scope, protect=prune.protect)
+    scores = score_channels(network, groups, importance=prune.importance)
     plan = choose_channels(scores, target=target, prunable=prunable, importance=prune.importance, align=prune.align)
     story.say("", "---", "")
     story.say(f"Pruning towards {target:.2%} global channel sparsity (expand convs only)")
     story.say(f"Removing {plan.removed_now} channels (cumulative fraction {plan.removed_before / prunable:.1%})")
-    pruned = remove_channels(parent.network, plan, image_size=size)
+    pruned = remove_channels(network, plan, image_size=size)
     story.say(f"Cumulative removed fraction: {plan.achieved:.1%}")
     story.say(f"Recalibrating BatchNorm statistics using the {recipe.recalibrate.split} loader...")
     pruned = recalibrated(recipe, dataset)(pruned)
@@ -282,7 +291,7 @@ def _make_level(
     with reporter.track(f"recovering {level}") as progress:
         fit = recover_accuracy(
             pruned,
-            teacher=teacher,
+            teacher=_open_teacher(recipe, teacher, baseline),
             dataset=dataset,
             mean=data.mean,
             std=data.std,
@@ -335,13 +344,11 @@ def _make_level(
     return record
 
 
-def _opening_lines(
-    recipe: Recipe, baseline: Baseline, census: tuple[ChannelGroup, ...], threshold: float
-) -> tuple[str, ...]:
+def _opening_lines(recipe: Recipe, baseline: Baseline, prunable: int, threshold: float) -> tuple[str, ...]:
     dense, recover, prune = baseline.dense, recipe.recover, recipe.prune
     cost = dense.cost
     return (
-        f"Total prunable channels (expand convs): {sum(group.channels for group in census)}",
+        f"Total prunable channels (expand convs): {prunable}",
         f"Baseline accuracy: {dense.val.accuracy.value:.4f} (eval {dense.val.seconds:.1f}s)",
         f"Baseline complexity: params={cost.params:,} ({cost.params / 1e6:.2f}M) | "
         f"MACs={cost.macs_thop:,} ({cost.macs_thop / 1e6:.2f}M) by thop, {cost.macs:,} by fvcore",
@@ -390,7 +397,7 @@ def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story
         run=story.run,
         goal=effective.goal,
         changes=changes,
-        result=(*story.opening, "", *table),
+        result=(*story.opening(), "", *table),
         analysis=facts,
     )
     story.run.finish(results)

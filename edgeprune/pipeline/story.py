@@ -17,11 +17,13 @@ class RunStory:
 
     Args:
         reporter: is told every line.
-        opening: lines that begin the story.
+        opening: makes the lines that begin the story.
         start: makes the run directory.
     """
 
-    def __init__(self, reporter: Reporter, *, opening: tuple[str, ...], start: Callable[[], RunDirectory]) -> None:
+    def __init__(
+        self, reporter: Reporter, *, opening: Callable[[], tuple[str, ...]], start: Callable[[], RunDirectory]
+    ) -> None:
         self.opening = opening
         self.run: RunDirectory | None = None
         self._reporter = reporter
@@ -32,7 +34,7 @@ class RunStory:
         if self.run is None:
             self.run = self._start()
             self._reporter.say(f"Run: {self.run.path}")
-            for line in self.opening:
+            for line in self.opening():
                 self._reporter.say(line)
                 self.run.log(line)
         return self.run

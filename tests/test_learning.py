@@ -1,0 +1,438 @@
+"""Evaluation, recalibration and the training loop: exact figures, the best epoch, and the same weights every time."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeprune.data import Dataset, PackedSplit
+from edgeprune.learning import (
+    Fit,
+    evaluate_logits,
+    evaluate_network,
+    fit_network,
+    predict_logits,
+    recalibrate_batchnorm,
+    restore_folded_batchnorm,
+    warm_up_then_cosine,
+)
+from edgeprune.preprocess import normalise_pixels
+from edgeprune.train import inverse_frequencies, train_baseline
+
+GREY = (0.5, 0.5, 0.5)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+MakeNetwork = Callable[..., nn.Module]
+MakeSplit = Callable[..., PackedSplit]
+
+
+def cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels)
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return list(states[0]) == list(states[1]) and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_every_figure_agrees_with_scikit_learn(make_split: MakeSplit, classes: int) -> None:
+    split = make_split(50, classes=classes, name="val", size=2)
+    logits = np.random.default_rng(0).normal(size=(50, classes)).astype(np.float32)
+    logits[np.arange(50), split.labels] += 0.7
+    result = evaluate_logits(logits, split, seconds=1.5)
+    predicted, probabilities = logits.argmax(1), torch.from_numpy(logits).double().softmax(1).numpy()
+    auc = (
+        roc_auc_score(split.labels, probabilities[:, 1])
+        if classes == 2
+        else roc_auc_score(split.labels, probabilities, multi_class="ovr", average="macro")
+    )
+    assert result.split == "val"
+    assert result.seconds == 1.5
+    assert result.accuracy.value == (predicted == split.labels).mean()
+    assert result.confusion == tuple(map(tuple, confusion_matrix(split.labels, predicted).tolist()))
+    assert result.roc_auc == pytest.approx(auc)
+    assert result.loss == pytest.approx(log_loss(split.labels, probabilities))
+    assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(split.labels, predicted))
+    assert result.macro_f1 == pytest.approx(f1_score(split.labels, predicted, average="macro"))
+
+
+def test_rows_of_the_confusion_are_true_classes(make_split: MakeSplit) -> None:
+    """A network that always says "1" fills column 1."""
+    split = make_split(10, size=2)
+    logits = np.tile(np.float32([0, 1]), (10, 1))
+    assert evaluate_logits(logits, split, seconds=0).confusion == ((0, 5), (0, 5))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_network_that_diverged_is_bad_and_no_exception(make_split: MakeSplit, bad: float) -> None:
+    """A run that diverges must stop below its threshold and keep what it has, not die inside a metric."""
+    split = make_split(10, size=2)
+    logits = np.zeros((10, 2), np.float32)
+    logits[3] = bad
+    result = evaluate_logits(logits, split, seconds=0)
+    assert result.roc_auc == 0.5
+    assert math.isfinite(result.loss)
+    assert result.loss > 100
+    assert result.accuracy.n == 10
+
+
+def test_logits_that_are_all_nan_predict_a_class_and_stay_at_chance(make_split: MakeSplit) -> None:
+    result = evaluate_logits(np.full((10, 2), np.nan, np.float32), make_split(10, size=2), seconds=0)
+    assert result.accuracy.value == 0.5
+
+
+def test_huge_logits_do_not_overflow(make_split: MakeSplit) -> None:
+    split = make_split(10, size=2)
+    logits = np.where(np.eye(2)[split.labels] == 1, 3e4, -3e4).astype(np.float32)
+    result = evaluate_logits(logits, split, seconds=0)
+    assert (result.accuracy.value, result.roc_auc, result.loss) == (1, 1, 0)
+
+
+def test_logits_come_in_the_order_of_the_split(tiny_network: MakeNetwork, make_split: MakeSplit) -> None:
+    """More images than a batch, the last batch smaller, normalised as everywhere."""
+    network, split = tiny_network(), make_split(150, size=8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(normalise_pixels(split.images, MEAN, STD))).numpy()
+    np.testing.assert_allclose(predict_logits(network, split, mean=MEAN, std=STD), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_without_dropout_and_repeats(tiny_network: MakeNetwork, make_split: MakeSplit) -> None:
+    network, split = tiny_network().train(), make_split(20)
+    logits = [predict_logits(network, split, mean=GREY, std=GREY) for _ in range(2)]
+    assert (logits[0] == logits[1]).all()
+    assert int(network.stem[1].num_batches_tracked) == 0
+
+
+# --------------------------------------------------------------------------------------------- recalibration
+
+
+def first_statistics(network: nn.Module, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and variance of what the first BatchNorm reads, over all images at once."""
+    with torch.no_grad():
+        values = network.stem[0](torch.from_numpy(normalise_pixels(images, MEAN, STD))).double()
+    return values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
+
+
+def test_recalibrated_statistics_are_plain_averages_over_the_given_images(
+    tiny_network: MakeNetwork, make_split: MakeSplit
+) -> None:
+    """Two full batches: not a moving average, which would still carry what was there before."""
+    network, images = tiny_network(), make_split(256, size=16).images
+    network.stem[1].running_mean.fill_(100)
+    network.stem[1].running_var.fill_(100)
+    norm = recalibrate_batchnorm(network, images, mean=MEAN, std=STD).stem[1]
+    mean, var = first_statistics(network, images)
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    # A mean of two variances lacks the variance between the two batches.
+    torch.testing.assert_close(norm.running_var.double(), var, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("n", [130, 200])
+def test_an_image_of_the_last_batch_weighs_as_much_as_any_other(
+    tiny_network: MakeNetwork, make_split: MakeSplit, n: int
+) -> None:
+    """Two bright images left over after a batch of 128 dark ones must not make half of the statistics."""
+    images = make_split(n, size=16).images // 8
+    images[128:] += 200
+    network = tiny_network()
+    norm = recalibrate_batchnorm(network, images, mean=MEAN, std=STD).stem[1]
+    mean, _ = first_statistics(network, images)
+    scale = mean.abs().max().item()
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=0, atol=0.05 * scale)
+
+
+def test_deeper_layers_are_measured_behind_normalised_ones(tiny_network: MakeNetwork, make_split: MakeSplit) -> None:
+    network, images = tiny_network(), make_split(64, size=16).images
+    norm = recalibrate_batchnorm(network, images, mean=MEAN, std=STD).body[1]
+    trained = copy.deepcopy(network)
+    trained.stem[1].train()
+    with torch.no_grad():
+        values = trained.body[0](trained.stem(torch.from_numpy(normalise_pixels(images, MEAN, STD))))
+    torch.testing.assert_close(norm.running_mean, values.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, values.var(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_recalibration_changes_nothing_but_statistics(tiny_network: MakeNetwork, make_split: MakeSplit) -> None:
+    """Its input stays as it is, mode included; the copy keeps weights and momentum, and dropout stays off."""
+    network, images = tiny_network().train(), make_split(40).images
+    before = copy.deepcopy(network)
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    after = recalibrate_batchnorm(network, images, mean=MEAN, std=STD)
+    assert torch.equal(torch.random.get_rng_state(), state)  # dropout would have drawn
+    assert same_state(network, before)
+    assert network.training
+    assert not any(module.training for module in after.modules())
+    assert [after.stem[1].momentum, after.body[1].momentum] == [0.01, 0.01]
+    assert all(torch.equal(one, two) for one, two in zip(network.parameters(), after.parameters(), strict=True))
+    assert not torch.equal(network.stem[1].running_mean, after.stem[1].running_mean)
+
+
+def test_recalibration_repeats_and_depends_on_the_images(tiny_network: MakeNetwork, make_split: MakeSplit) -> None:
+    network = tiny_network()
+    one, two, other = (
+        recalibrate_batchnorm(network, make_split(40, seed=seed).images, mean=MEAN, std=STD) for seed in (0, 0, 1)
+    )
+    assert same_state(one, two)
+    assert not same_state(one, other)
+
+
+# ------------------------------------------------------------------------------------------ folded BatchNorm
+
+
+@pytest.fixture
+def folded(disturbed: MakeNetwork) -> nn.Module:
+    """A network as it comes from a runtime's file: statistics 0 and 1, folded into scale and shift."""
+    network = disturbed("mobilenet_v3_small", size=32)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.zeros_(module.running_mean)
+            nn.init.ones_(module.running_var)
+    return network
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_restoring_statistics_keeps_the_function(folded: nn.Module, make_split: MakeSplit, n: int) -> None:
+    """With few images as well: a small data set is no reason to refuse anybody's weights."""
+    before = copy.deepcopy(folded)
+    split = make_split(n)
+    restored = restore_folded_batchnorm(folded, split.images, mean=MEAN, std=STD)
+    assert same_state(folded, before)
+    images = torch.from_numpy(normalise_pixels(make_split(16, seed=7).images, MEAN, STD)).double()
+    with torch.no_grad():
+        expected, found = before.double()(images), copy.deepcopy(restored).double()(images)
+    # Its numbers are stored as float32.
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_restored_statistics_are_those_of_the_images(folded: nn.Module, make_split: MakeSplit) -> None:
+    """In training mode the network must then start where it is: batches normalise to what was measured."""
+    images = make_split(128).images
+    restored = restore_folded_batchnorm(folded, images, mean=MEAN, std=STD)
+    with torch.no_grad():
+        values = restored.features[0][0](torch.from_numpy(normalise_pixels(images, MEAN, STD)))
+    norm = restored.features[0][1]
+    torch.testing.assert_close(norm.running_mean, values.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, values.var(dim=(0, 2, 3), unbiased=False), rtol=1e-3, atol=1e-4)
+    norms = [module for module in restored.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.running_mean.any() for norm in norms)
+    assert not any(module._forward_pre_hooks for module in restored.modules())
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def fit(dataset: Dataset, tiny_network: MakeNetwork) -> Callable[..., Fit]:
+    def run(network: nn.Module | None = None, **changed: Any) -> Fit:
+        arguments: dict[str, Any] = {
+            "train": dataset.train, "val": dataset.val, "mean": GREY, "std": GREY, "loss": cross_entropy,
+            "lr": lambda _: 0.02, "epochs": 5, "patience": None, "batch_size": 16, "weight_decay": 0.0,
+            "bn_momentum": 0.1, "augment": None, "seed": 0,
+        }  # fmt: skip
+        return fit_network(network or tiny_network(seed=1), **{**arguments, **changed})
+
+    return run
+
+
+def test_the_best_epoch_by_validation_accuracy_is_what_comes_back(fit: Callable[..., Fit], dataset: Dataset) -> None:
+    """A rate this high makes accuracy jump about, so the last epoch is not the best one."""
+    result = fit(lr=lambda _: 0.3, epochs=7)
+    accuracies = [record.val_accuracy for record in result.epochs]
+    assert accuracies[-1] < max(accuracies)
+    assert result.best_epoch == accuracies.index(max(accuracies)) + 1
+    again = evaluate_network(result.network, dataset.val, mean=GREY, std=GREY)
+    best = result.epochs[result.best_epoch - 1]
+    assert again.accuracy.value == best.val_accuracy
+    assert again.loss == pytest.approx(best.val_loss, rel=1e-6)
+
+
+def test_of_equal_epochs_the_first_is_kept(fit: Callable[..., Fit]) -> None:
+    result = fit(lr=lambda _: 0.0, bn_momentum=1e-9, epochs=3)
+    assert len({record.val_accuracy for record in result.epochs}) == 1
+    assert result.best_epoch == 1
+
+
+def test_patience_counts_epochs_since_the_best(fit: Callable[..., Fit]) -> None:
+    result = fit(lr=lambda _: 0.3, epochs=30, patience=3)
+    assert len(result.epochs) == result.best_epoch + 3 < 30
+
+
+def test_without_patience_every_epoch_is_run(fit: Callable[..., Fit]) -> None:
+    assert [record.epoch for record in fit(lr=lambda _: 0.0, epochs=6).epochs] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_happened_before(fit: Callable[..., Fit]) -> None:
+    """A level made again after an interruption must be the same level, dropout and augmentation included."""
+    torch.manual_seed(1)
+    one = fit(augment=lambda images, generator: images * torch.rand(1, generator=generator))
+    torch.manual_seed(2)
+    torch.rand(17)
+    two = fit(augment=lambda images, generator: images * torch.rand(1, generator=generator))
+    assert same_state(one.network, two.network)
+    assert [dataclasses.replace(record, seconds=0) for record in one.epochs] == [
+        dataclasses.replace(record, seconds=0) for record in two.epochs
+    ]
+
+
+def test_another_seed_gives_other_weights(fit: Callable[..., Fit]) -> None:
+    assert not same_state(fit(seed=0).network, fit(seed=1).network)
+
+
+def test_the_callers_random_numbers_go_on_as_if_nothing_had_been(fit: Callable[..., Fit]) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_network_given_is_not_changed(fit: Callable[..., Fit], tiny_network: MakeNetwork) -> None:
+    network = tiny_network(seed=1)
+    result = fit(network, epochs=2)
+    assert same_state(network, tiny_network(seed=1))
+    assert not network.training
+    assert network.stem[1].momentum == 0.01
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not same_state(network, result.network)
+
+
+def test_what_comes_back_is_in_evaluation_mode_with_its_own_momentum(fit: Callable[..., Fit]) -> None:
+    """The momentum belongs to training; a stranger who trains on must find torchvision's."""
+    network = fit(epochs=1, bn_momentum=0.5).network
+    assert not any(module.training for module in network.modules())
+    assert network.stem[1].momentum == 0.01
+
+
+def test_batchnorm_momentum_reaches_the_statistics(fit: Callable[..., Fit]) -> None:
+    """One batch an epoch: the statistics are momentum times that batch's."""
+    slow, fast = (fit(lr=lambda _: 0.0, epochs=1, batch_size=96, bn_momentum=m).network for m in (0.25, 0.5))
+    torch.testing.assert_close(2 * slow.stem[1].running_mean, fast.stem[1].running_mean, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_shrinks_filters_and_spares_biases_and_batchnorm(fit: Callable[..., Fit]) -> None:
+    """A loss without gradient leaves decay alone at work: AdamW takes lr * decay of a weight a step."""
+    idle: dict[str, Any] = {"loss": lambda _, logits, labels: 0 * logits.sum(), "lr": lambda _: 0.1, "epochs": 1}
+    plain, decayed = fit(**idle).network, fit(**idle, weight_decay=0.1).network
+    torch.testing.assert_close(decayed.body[0].weight, plain.body[0].weight * (1 - 0.1 * 0.1) ** 6)
+    torch.testing.assert_close(decayed.head.weight, plain.head.weight * (1 - 0.1 * 0.1) ** 6)
+    assert torch.equal(decayed.head.bias, plain.head.bias)
+    assert torch.equal(decayed.body[1].weight, plain.body[1].weight)
+
+
+def test_the_learning_rate_follows_progress_through_all_epochs(fit: Callable[..., Fit]) -> None:
+    seen: list[float] = []
+
+    def rate(progress: float) -> float:
+        seen.append(progress)
+        return 0.0
+
+    result = fit(lr=rate, epochs=2)
+    # 96 images in batches of 16 are six steps an epoch; the rate is set for each group of parameters.
+    assert sorted(set(seen)) == pytest.approx([step / 12 for step in range(12)])
+    assert seen == sorted(seen[:-1]) + [0.5]  # the last one is for the record of the second epoch
+    assert [record.lr for record in result.epochs] == [0.0, 0.0]
+
+
+def test_progress_and_epochs_are_reported_as_they_happen(fit: Callable[..., Fit]) -> None:
+    records, progress = [], []
+    result = fit(epochs=2, on_epoch=records.append, progress=lambda done, total: progress.append((done, total)))
+    assert tuple(records) == result.epochs
+    assert progress == [(16 * step, 192) for step in range(1, 13)]
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch(fit: Callable[..., Fit]) -> None:
+    assert len(fit(batch_size=1000, epochs=2).epochs) == 2
+
+
+def test_a_run_that_diverges_ends_and_returns_its_best(fit: Callable[..., Fit]) -> None:
+    result = fit(loss=lambda _, logits, labels: logits.sum() * float("nan"), epochs=2)
+    assert len(result.epochs) == 2
+    assert result.best_epoch == 1
+
+
+def test_three_classes_are_learned(tiny_network: MakeNetwork, make_split: MakeSplit, fit: Callable[..., Fit]) -> None:
+    splits = {name: make_split(96, classes=3, overlap=10, name=name, seed=index) for index, name in enumerate(("train", "val"))}
+    result = fit(tiny_network(3, seed=1), **splits, epochs=25)
+    evaluation = evaluate_network(result.network, splits["val"], mean=GREY, std=GREY)
+    assert evaluation.accuracy.value > 0.8
+    assert len(evaluation.confusion) == 3
+    assert 0.8 < evaluation.roc_auc <= 1
+
+
+# -------------------------------------------------------------------------------------------------- baseline
+
+
+def test_a_warm_up_is_linear_and_then_half_a_cosine() -> None:
+    rate = warm_up_then_cosine(2.0, 0.2)
+    assert [rate(progress) for progress in (0.05, 0.1, 0.2)] == pytest.approx([0.5, 1.0, 2.0])
+    assert rate(0.6) == pytest.approx(1.0)
+    assert rate(0.9999) < 1e-5
+    assert rate(0.0) > 0
+    assert warm_up_then_cosine(2.0, 0.0)(0.0) == 2.0
+
+
+@pytest.fixture
+def train(dataset: Dataset, tiny_network: MakeNetwork) -> Callable[..., Fit]:
+    def run(**changed: Any) -> Fit:
+        arguments: dict[str, Any] = {
+            "dataset": dataset, "mean": GREY, "std": GREY, "epochs": 2, "batch_size": 16, "lr": 0.02,
+            "weight_decay": 0.01, "warmup_epochs": 1.0, "label_smoothing": 0.0, "class_weights": False,
+            "bn_momentum": 0.1, "augment": None, "seed": 0,
+        }  # fmt: skip
+        return train_baseline(tiny_network(seed=1), **{**arguments, **changed})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 3),
+        ("batch_size", 32),
+        ("lr", 0.01),
+        ("weight_decay", 0.5),
+        ("warmup_epochs", 0.0),
+        ("label_smoothing", 0.2),
+        ("bn_momentum", 0.5),
+        ("seed", 1),
+        ("augment", lambda images, _: images.flip(3)),
+    ],
+)
+def test_each_value_of_the_train_section_reaches_the_code(train: Callable[..., Fit], name: str, value: object) -> None:
+    stories = [
+        [dataclasses.replace(record, seconds=0) for record in result.epochs] for result in (train(), train(**{name: value}))
+    ]
+    assert stories[0] != stories[1]
+
+
+def test_class_weights_count_a_rare_class_as_much_as_a_frequent_one(train: Callable[..., Fit], dataset: Dataset) -> None:
+    """Of 96 images 8 are bright; unweighted, a network that calls everything dark is 92 % right."""
+    rare = np.flatnonzero(dataset.train.labels == 1)[8:]
+    labels = dataset.train.labels.copy()
+    labels[rare] = 0
+    skewed = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, labels=labels))
+    plain, weighted = (train(dataset=skewed, class_weights=switch, epochs=1) for switch in (False, True))
+    shares = [
+        predict_logits(result.network, dataset.val, mean=GREY, std=GREY).argmax(1).mean() for result in (plain, weighted)
+    ]
+    assert shares[1] > shares[0]
+    assert inverse_frequencies(labels.tolist(), 2).tolist() == pytest.approx([96 / (2 * 88), 96 / (2 * 8)])
+
+
+def test_the_test_split_is_not_touched(train: Callable[..., Fit], dataset: Dataset) -> None:
+    """Neither learned from nor selected on: removing it changes nothing."""
+    without = dataclasses.replace(dataset, test=None)  # type: ignore[arg-type]
+    assert same_state(train(dataset=without).network, train().network)

@@ -248,8 +248,8 @@ def fit(dataset: Dataset, tiny_network: MakeNetwork) -> Callable[..., Fit]:
 
 
 def test_the_best_epoch_by_validation_accuracy_is_what_comes_back(fit: Callable[..., Fit], dataset: Dataset) -> None:
-    """A rate this high makes accuracy jump about, so the last epoch is not the best one."""
-    result = fit(lr=lambda _: 0.3, epochs=7)
+    """The rate of the last epochs destroys what the first ones learned."""
+    result = fit(lr=lambda progress: 0.02 if progress < 0.6 else 100.0)
     accuracies = [record.val_accuracy for record in result.epochs]
     assert accuracies[-1] < max(accuracies)
     assert result.best_epoch == accuracies.index(max(accuracies)) + 1
@@ -266,7 +266,7 @@ def test_of_equal_epochs_the_first_is_kept(fit: Callable[..., Fit]) -> None:
 
 
 def test_patience_counts_epochs_since_the_best(fit: Callable[..., Fit]) -> None:
-    result = fit(lr=lambda _: 0.3, epochs=30, patience=3)
+    result = fit(lr=lambda progress: 0.02 if progress < 0.1 else 100.0, epochs=30, patience=3)
     assert len(result.epochs) == result.best_epoch + 3 < 30
 
 
@@ -337,13 +337,12 @@ def test_the_learning_rate_follows_progress_through_all_epochs(fit: Callable[...
 
     def rate(progress: float) -> float:
         seen.append(progress)
-        return 0.0
+        return progress
 
     result = fit(lr=rate, epochs=2)
     # 96 images in batches of 16 are six steps an epoch; the rate is set for each group of parameters.
     assert sorted(set(seen)) == pytest.approx([step / 12 for step in range(12)])
-    assert seen == sorted(seen[:-1]) + [0.5]  # the last one is for the record of the second epoch
-    assert [record.lr for record in result.epochs] == [0.0, 0.0]
+    assert [record.lr for record in result.epochs] == [0.0, 0.5]
 
 
 def test_progress_and_epochs_are_reported_as_they_happen(fit: Callable[..., Fit]) -> None:

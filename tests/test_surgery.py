@@ -19,8 +19,9 @@ from edgeprune.zoo import read_channels
 
 SIZE = 64
 FAMILIES = ("mobilenet_v3_small", "mobilenet_v2", "efficientnet_b0", "resnet18", "mnasnet0_5")
+# Not SqueezeNet: it ends in a ReLU, and with random weights both logits are often zero, which proves nothing.
 MORE_FAMILIES = ("alexnet", "densenet121", "efficientnet_v2_s", "googlenet", "mobilenet_v3_large", "resnet50",
-                 "squeezenet1_1", "vgg11_bn", "wide_resnet50_2")  # fmt: skip
+                 "vgg11_bn", "wide_resnet50_2")  # fmt: skip
 
 Disturbed = Callable[..., nn.Module]
 
@@ -102,7 +103,7 @@ def test_pruned_equals_masked_for_random_plans_of_the_reference_network(
 @pytest.mark.long
 @pytest.mark.parametrize("pad", ["torch", "same"])
 @pytest.mark.parametrize("network", FAMILIES + MORE_FAMILIES)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**31))
 def test_pruned_equals_masked_for_random_plans_of_many_families(
     disturbed: Disturbed, network: str, pad: str, seed: int

@@ -69,7 +69,7 @@ def _call_factory(spec: NetworkSpec) -> nn.Module:
             # Warnings of a stranger's package at import are not ours to turn into failures.
             warnings.simplefilter("ignore")
             factory = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
         raise InputError(
             f"model.network = {spec.network!r} cannot be imported: {error}.",
             "check that `python -c 'import " + module_name + "'` works here and that the function is in it",

@@ -22,6 +22,8 @@ from edgeprune.zoo.channels import Channels, read_channels, resize_channels
 ARCHITECTURE = "architecture.json"
 WEIGHTS = "model.safetensors"
 
+Positive = Annotated[float, Field(gt=0)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -53,7 +55,7 @@ class _Architecture(BaseModel):
     image_size: Annotated[int, Field(ge=16, le=1024)]
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
     channels: dict[str, Channels]
 
 
@@ -184,4 +186,10 @@ def _read_weights(folder: Path, network: nn.Module) -> dict[str, torch.Tensor]:
             f"({len(differing)} tensors differ).",
             "restore both files from the same checkpoint",
         )
+    for name, tensor in network.state_dict().items():
+        if state[name].dtype != tensor.dtype:
+            raise InputError(
+                f"{path}: {name} holds {state[name].dtype}, expected {tensor.dtype}.",
+                "restore the file; it is written by edgeprune",
+            )
     return state

@@ -12,6 +12,8 @@ import torch
 import torch_pruning
 from torch import nn
 
+from edgeprune.errors import InputError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelGroup:
@@ -38,6 +40,9 @@ class DependencyGraph:
         network: copied, not changed.
         image_size: height and width of the input that is traced, pixels.
 
+    Raises:
+        InputError: torch-pruning cannot trace the network.
+
     Attributes:
         network: the private copy, which ``remove`` prunes.
     """
@@ -52,7 +57,14 @@ class DependencyGraph:
             warnings.simplefilter("ignore")
             for parameter in self.network.parameters():
                 parameter.requires_grad_(True)
-            self._graph: Any = torch_pruning.DependencyGraph().build_dependency(self.network, example)
+            try:
+                self._graph: Any = torch_pruning.DependencyGraph().build_dependency(self.network, example)
+            except Exception as error:
+                # Whatever its arithmetic runs into: a division by zero at ShuffleNet's channel shuffle, for one.
+                raise InputError(
+                    f"The channels of this network cannot be followed ({type(error).__name__}: {error}).",
+                    "a network of another family, such as mobilenet_v3_small",
+                ) from None
 
     def inner_group(self, layer: str) -> ChannelGroup | None:
         """The group that a convolution's output channels form, or None when they leave their block."""

@@ -24,6 +24,8 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _EVALUATION_BATCH = 128
+# Stands for a loss that is no number, which JSON has no word for: bad, and comparable.
+_DIVERGED = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def evaluate_logits(logits: np.ndarray, split: PackedSplit, *, seconds: float) -
     return Evaluation(
         split=split.name,
         accuracy=Accuracy(correct=int(np.trace(matrix)), n=len(labels)),
-        loss=loss if math.isfinite(loss) else 1e9,
+        loss=loss if math.isfinite(loss) else _DIVERGED,
         confusion=tuple(tuple(int(count) for count in row) for row in matrix),
         roc_auc=roc_auc,
         seconds=seconds,
@@ -264,7 +266,7 @@ def fit_network(
             record = EpochRecord(
                 epoch=epoch,
                 lr=lr((epoch - 1) / epochs),
-                train_loss=loss_sum / seen,
+                train_loss=loss_sum / seen if math.isfinite(loss_sum) else _DIVERGED,
                 train_accuracy=correct / seen,
                 val_loss=evaluation.loss,
                 val_accuracy=evaluation.accuracy.value,

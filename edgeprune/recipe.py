@@ -22,6 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+# A batch of one image has no variance for BatchNorm to learn from.
+Batch = Annotated[int, Field(ge=2)]
 Triple = tuple[float, float, float]
 
 
@@ -79,7 +81,7 @@ class TrainSection(Section):
     """Training of the baseline: AdamW, linear warm-up, cosine decay, best epoch by validation accuracy."""
 
     epochs: Count = 40
-    batch_size: Count = 64
+    batch_size: Batch = 64
     lr: Positive = 1e-3
     weight_decay: NotNegative = 0.02
     warmup_epochs: NotNegative = 2.0
@@ -127,7 +129,7 @@ class RecoverSection(Section):
     lr: Positive = 1e-4
     lr_high: Positive = Field(5e-5, description="learning rate from lr_high_threshold upwards")
     lr_high_threshold: Fraction = 0.25
-    batch_size: Count = 64
+    batch_size: Batch = 64
     weight_decay: NotNegative = 0.0
 
 

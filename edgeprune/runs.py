@@ -47,6 +47,15 @@ class RunDirectory:
             file.write(line + "\n")
 
 
+def unfinished_run(runs: Path, *, name: str, kind: str, config_yaml: str) -> RunDirectory | None:
+    """The run of the same effective recipe that was interrupted, or None."""
+    for path in sorted(runs.glob(f"*_{name}_{kind}"), reverse=True):
+        unfinished = not (path / _RESULTS).exists() and (path / _CONFIG).is_file()
+        if unfinished and (path / _CONFIG).read_text(encoding="utf-8") == config_yaml:
+            return RunDirectory(path)
+    return None
+
+
 def open_run(runs: Path, *, name: str, kind: str, config_yaml: str, now: datetime) -> RunDirectory:
     """The unfinished run of the same effective recipe, or a new run directory.
 
@@ -57,14 +66,13 @@ def open_run(runs: Path, *, name: str, kind: str, config_yaml: str, now: datetim
         config_yaml: the effective recipe.
         now: start of a new run.
     """
-    for path in sorted(runs.glob(f"*_{name}_{kind}"), reverse=True):
-        unfinished = not (path / _RESULTS).exists() and (path / _CONFIG).is_file()
-        if unfinished and (path / _CONFIG).read_text(encoding="utf-8") == config_yaml:
-            run = RunDirectory(path)
-            run.log(f"Resumed at {now:%Y-%m-%d %H:%M:%S}")
-            return run
+    run = unfinished_run(runs, name=name, kind=kind, config_yaml=config_yaml)
+    if run is not None:
+        run.log(f"Resumed at {now:%Y-%m-%d %H:%M:%S}")
+        return run
     while (path := runs / f"{now:%Y-%m-%d_%H-%M-%S}_{name}_{kind}").exists():
-        now += timedelta(seconds=1)  # another run began in this second
+        # Two runs in one second: the later one is named after the next free second, never mixed with the other.
+        now += timedelta(seconds=1)
     write_atomic(path / _CONFIG, config_yaml)
     return RunDirectory(path)
 

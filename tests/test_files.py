@@ -152,7 +152,7 @@ def test_the_old_folder_stays_when_the_block_raises(tmp_path: Path, error: type[
     final = tmp_path / "level"
     final.mkdir()
     (final / "weights").write_text("old")
-    with pytest.raises(error), staged_folder(final) as staging:
+    with pytest.raises(error), staged_folder(final) as staging:  # noqa: PT012
         (staging / "weights").write_text("half")
         raise error
     assert (final / "weights").read_text() == "old"
@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.M
     final = tmp_path / "level"
     final.mkdir()
     (final / "weights").write_text("old")
-    with pytest.raises(OSError, match="No space left"), staged_folder(final) as staging:
+    with pytest.raises(OSError, match="No space left"), staged_folder(final) as staging:  # noqa: PT012
         (staging / "weights").write_text("new")
         fill_the_disk(monkeypatch)
     assert (final / "weights").read_text() == "old"

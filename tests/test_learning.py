@@ -40,7 +40,9 @@ def cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 def same_state(one: nn.Module, other: nn.Module) -> bool:
     states = one.state_dict(), other.state_dict()
-    return list(states[0]) == list(states[1]) and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    return list(states[0]) == list(states[1]) and all(
+        torch.equal(states[0][name], states[1][name]) for name in states[0]
+    )
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -363,7 +365,10 @@ def test_a_run_that_diverges_ends_and_returns_its_best(fit: Callable[..., Fit]) 
 
 
 def test_three_classes_are_learned(tiny_network: MakeNetwork, make_split: MakeSplit, fit: Callable[..., Fit]) -> None:
-    splits = {name: make_split(96, classes=3, overlap=10, name=name, seed=index) for index, name in enumerate(("train", "val"))}
+    splits = {
+        name: make_split(96, classes=3, overlap=10, name=name, seed=index)
+        for index, name in enumerate(("train", "val"))
+    }
     result = fit(tiny_network(3, seed=1), **splits, epochs=25)
     evaluation = evaluate_network(result.network, splits["val"], mean=GREY, std=GREY)
     assert evaluation.accuracy.value > 0.8
@@ -412,12 +417,15 @@ def train(dataset: Dataset, tiny_network: MakeNetwork) -> Callable[..., Fit]:
 )
 def test_each_value_of_the_train_section_reaches_the_code(train: Callable[..., Fit], name: str, value: object) -> None:
     stories = [
-        [dataclasses.replace(record, seconds=0) for record in result.epochs] for result in (train(), train(**{name: value}))
+        [dataclasses.replace(record, seconds=0) for record in result.epochs]
+        for result in (train(), train(**{name: value}))
     ]
     assert stories[0] != stories[1]
 
 
-def test_class_weights_count_a_rare_class_as_much_as_a_frequent_one(train: Callable[..., Fit], dataset: Dataset) -> None:
+def test_class_weights_count_a_rare_class_as_much_as_a_frequent_one(
+    train: Callable[..., Fit], dataset: Dataset
+) -> None:
     """Of 96 images 8 are bright; unweighted, a network that calls everything dark is 92 % right."""
     rare = np.flatnonzero(dataset.train.labels == 1)[8:]
     labels = dataset.train.labels.copy()
@@ -425,7 +433,8 @@ def test_class_weights_count_a_rare_class_as_much_as_a_frequent_one(train: Calla
     skewed = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, labels=labels))
     plain, weighted = (train(dataset=skewed, class_weights=switch, epochs=1) for switch in (False, True))
     shares = [
-        predict_logits(result.network, dataset.val, mean=GREY, std=GREY).argmax(1).mean() for result in (plain, weighted)
+        predict_logits(result.network, dataset.val, mean=GREY, std=GREY).argmax(1).mean()
+        for result in (plain, weighted)
     ]
     assert shares[1] > shares[0]
     assert inverse_frequencies(labels.tolist(), 2).tolist() == pytest.approx([96 / (2 * 88), 96 / (2 * 8)])

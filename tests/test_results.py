@@ -47,7 +47,12 @@ def test_macro_figures_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> 
     labels, predicted = zip(*pairs, strict=True)
     confusion = tuple(tuple(pairs.count((row, column)) for column in range(3)) for row in range(3))
     evaluation = Evaluation(
-        split="test", accuracy=Accuracy(correct=1, n=len(pairs)), loss=0.0, confusion=confusion, roc_auc=0.5, seconds=0.0
+        split="test",
+        accuracy=Accuracy(correct=1, n=len(pairs)),
+        loss=0.0,
+        confusion=confusion,
+        roc_auc=0.5,
+        seconds=0.0,
     )
     assert evaluation.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     expected = f1_score(labels, predicted, average="macro", labels=[0, 1, 2], zero_division=0)
@@ -58,7 +63,10 @@ def test_achieved_counts_what_earlier_steps_removed() -> None:
     plan = ChannelPlan(
         target=0.5,
         prunable=20,
-        groups=(GroupPlan(layer="a", channels=8, kept=(0, 3)), GroupPlan(layer="b", channels=6, kept=(0, 1, 2, 3, 4, 5))),
+        groups=(
+            GroupPlan(layer="a", channels=8, kept=(0, 3)),
+            GroupPlan(layer="b", channels=6, kept=(0, 1, 2, 3, 4, 5)),
+        ),
         importance="l1_norm",
         align=1,
     )

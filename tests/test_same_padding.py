@@ -11,7 +11,9 @@ from edgeprune.zoo import NetworkSpec, SameConv2d, build_network
 from edgeprune.zoo.same_padding import use_same_padding
 
 
-def convolve_by_hand(image: list[list[float]], kernel: list[list[float]], stride: int, dilation: int) -> list[list[float]]:
+def convolve_by_hand(
+    image: list[list[float]], kernel: list[list[float]], stride: int, dilation: int
+) -> list[list[float]]:
     """TensorFlow's rule, pixel by pixel: outside the image there are zeros, more of them at the bottom right."""
     size, width = len(image), len(kernel)
     out = math.ceil(size / stride)
@@ -76,7 +78,10 @@ def test_rows_and_columns_have_their_own_arithmetic(stride: tuple[int, int]) -> 
 def test_only_padded_strided_convolutions_are_replaced() -> None:
     """At stride 1 the two rules agree, and a convolution without padding has nothing to place."""
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2), nn.Conv2d(4, 4, 3, 2, 1), nn.Sequential(nn.Conv2d(4, 8, 5, (1, 2), 2))
+        nn.Conv2d(3, 4, 3, 1, 1),
+        nn.Conv2d(4, 4, 1, 2),
+        nn.Conv2d(4, 4, 3, 2, 1),
+        nn.Sequential(nn.Conv2d(4, 8, 5, (1, 2), 2)),
     )
     kept = network[0], network[1]
     use_same_padding(network)

@@ -1,6 +1,7 @@
 """Surgery is exact: the small network computes what the large one does with those channels set to zero."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -40,7 +41,9 @@ def random_plan(groups: Iterable[ChannelGroup], seed: int, most: float = 1.0) ->
         kept[torch.randint(group.channels, (1,), generator=generator)] = True
         if torch.rand(1, generator=generator) < 0.15:
             kept[:] = True
-        plans.append(GroupPlan(layer=group.layer, channels=group.channels, kept=tuple(kept.nonzero().flatten().tolist())))
+        plans.append(
+            GroupPlan(layer=group.layer, channels=group.channels, kept=tuple(kept.nonzero().flatten().tolist()))
+        )
     prunable = sum(group.channels for group in plans)
     return ChannelPlan(target=0.5, prunable=prunable, groups=tuple(plans), importance="random", align=1)
 
@@ -85,14 +88,13 @@ def check_surgery(network: nn.Module, seed: int) -> None:
         assert counts[group.layer]["out_channels"] == len(group.kept)
 
 
-@pytest.mark.parametrize("pad", ["torch", "same"])
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize(("network", "pad"), zip(FAMILIES, itertools.cycle(["same", "torch"]), strict=False))
 def test_pruned_equals_masked(disturbed: Disturbed, network: str, pad: str) -> None:
-    """One random plan for each family; the long tests try many."""
+    """One random plan for each family; the long tests try many, with either padding."""
     check_surgery(disturbed(network, pad=pad), seed=FAMILIES.index(network))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**31), pad=st.sampled_from(["torch", "same"]))
 def test_pruned_equals_masked_for_random_plans_of_the_reference_network(
     disturbed: Disturbed, seed: int, pad: str
@@ -111,7 +113,7 @@ def test_pruned_equals_masked_for_random_plans_of_many_families(
     check_surgery(disturbed(network, pad=pad, seed=seed % 3), seed)
 
 
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize("network", ["mobilenet_v3_small", "resnet18"])
 def test_a_mask_that_is_off_by_one_channel_differs(disturbed: Disturbed, network: str) -> None:
     """Shows that the property above can fail: one wrong channel in the last layer stands far above 1e-9."""
     full = disturbed(network)
@@ -219,8 +221,15 @@ def test_ten_percent_by_l1_norm_of_the_reference_network_is_228_channels_less(re
     assert audit_cost(network, image_size=96).params < 1_519_906
 
 
-@pytest.mark.parametrize("pad", ["torch", "same"])
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize(
+    ("network", "pad"),
+    [
+        ("mobilenet_v3_small", "same"),
+        ("mobilenet_v3_small", "torch"),
+        ("resnet18", "torch"),
+        *(pytest.param(name, "same", marks=pytest.mark.long) for name in FAMILIES[1:] + MORE_FAMILIES),
+    ],
+)
 def test_padding_with_zero_channels_changes_no_output(disturbed: Disturbed, network: str, pad: str) -> None:
     """So a run with `align: 1`, faithful to the log, still gets the fast kernels."""
     full = disturbed(network, pad=pad)

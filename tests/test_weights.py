@@ -35,13 +35,15 @@ def fresh(spec: NetworkSpec = SPEC) -> nn.Module:
 
 
 def equal_names(network: nn.Module, state: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name, tensor in network.state_dict().items() if torch.equal(tensor, state.get(name, torch.empty(0)))}
+    return {
+        name for name, tensor in network.state_dict().items() if torch.equal(tensor, state.get(name, torch.empty(0)))
+    }
 
 
 @pytest.fixture
 def trained(disturbed: Callable[..., nn.Module]) -> dict[str, torch.Tensor]:
     """Weights of the reference network with 1000 classes, as torchvision's are."""
-    return dict(disturbed("mobilenet_v3_small", num_classes=1000).state_dict())
+    return dict(disturbed("mobilenet_v3_small", num_classes=1000, seed=1).state_dict())
 
 
 # --------------------------------------------------------------------------------------------------- from files
@@ -68,7 +70,7 @@ def test_another_number_of_classes_leaves_only_the_head_fresh(trained: dict[str,
 
 
 def test_the_same_number_of_classes_takes_the_head_as_well(disturbed: Callable[..., nn.Module], tmp_path: Path) -> None:
-    state = dict(disturbed("mobilenet_v3_small").state_dict())
+    state = dict(disturbed("mobilenet_v3_small", seed=1).state_dict())
     save_file(state, tmp_path / "weights.safetensors")
     network = fresh()
     initial = load_initial_weights(network, spec=SPEC, weights=str(tmp_path / "weights.safetensors"))
@@ -83,7 +85,7 @@ def test_a_head_that_is_missing_stays_fresh(trained: dict[str, torch.Tensor], tm
 
 def test_half_a_head_is_fresh_as_a_whole(disturbed: Callable[..., nn.Module], tmp_path: Path) -> None:
     """A trained weight beside a fresh bias would be neither."""
-    state = dict(disturbed("mobilenet_v3_small").state_dict())
+    state = dict(disturbed("mobilenet_v3_small", seed=1).state_dict())
     del state["classifier.3.bias"]
     save_file(state, tmp_path / "w.safetensors")
     network = fresh()
@@ -92,7 +94,7 @@ def test_half_a_head_is_fresh_as_a_whole(disturbed: Callable[..., nn.Module], tm
 
 
 def test_a_folder_of_ours_is_its_weights(disturbed: Callable[..., nn.Module], tmp_path: Path) -> None:
-    network = disturbed("mobilenet_v3_small")
+    network = disturbed("mobilenet_v3_small", seed=1)
     checkpoint = Checkpoint(network=network, spec=SPEC, classes=("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
     save_checkpoint(tmp_path / "models", checkpoint)
     loaded = fresh()
@@ -139,7 +141,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("weights", ["absent.safetensors", "./absent", "models/absent"])
 def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="absent.* does not exist"):
+    with pytest.raises(InputError, match=r"absent.* does not exist"):
         load_initial_weights(fresh(), spec=SPEC, weights=weights)
 
 
@@ -151,11 +153,11 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folded", [True, False])
 def test_folded_batchnorm_is_noticed(trained: dict[str, torch.Tensor], tmp_path: Path, folded: bool) -> None:
     """Mean 0 and variance 1 everywhere; one layer with real statistics and the file is an ordinary one."""
-    for name in trained:
+    for name, tensor in trained.items():
         if name.endswith("running_mean"):
-            trained[name] = torch.zeros_like(trained[name])
+            trained[name] = torch.zeros_like(tensor)
         if name.endswith("running_var"):
-            trained[name] = torch.ones_like(trained[name])
+            trained[name] = torch.ones_like(tensor)
     if not folded:
         trained["features.12.1.running_var"][7] = 0.9
     save_file(trained, tmp_path / "w.safetensors")
@@ -186,9 +188,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.fixture
-def publish(
-    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[bytes], str]:
+def publish(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], str]:
     """Put bytes where torchvision looks for the reference network's weights; returns the address."""
     models = torchvision_models()
     entry = models.get_model_weights("mobilenet_v3_small")["IMAGENET1K_V1"]
@@ -216,8 +216,9 @@ def saved(state: object) -> bytes:
 
 
 def test_torchvisions_weights_are_downloaded_checked_and_loaded(
-    publish: Callable[..., str], trained: dict[str, torch.Tensor]
+    publish: Callable[..., str], trained: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And nothing is printed: torch's loader writes to the stream that `--json` belongs to."""
     publish(saved(trained))
     network = fresh()
     initial = load_initial_weights(network, spec=SPEC, weights="IMAGENET1K_V1")
@@ -226,6 +227,7 @@ def test_torchvisions_weights_are_downloaded_checked_and_loaded(
     }
     assert initial.description == "torchvision mobilenet_v3_small IMAGENET1K_V1; fresh head classifier.3"
     assert not initial.batchnorm_folded
+    assert capsys.readouterr().out == ""
 
 
 def test_the_name_default_means_the_same_file(publish: Callable[..., str], trained: dict[str, torch.Tensor]) -> None:
@@ -270,7 +272,7 @@ def test_without_a_network_connection_the_error_says_what_to_do(
     # A port that nothing listens on.
     nowhere = type(entry.value)("http://127.0.0.1:1/mobilenet_v3_small-01234567.pth", entry.transforms, entry.meta)
     monkeypatch.setattr(entry, "_value_", nowhere)
-    with pytest.raises(EdgepruneError, match="could not be downloaded .*refused") as caught:
+    with pytest.raises(EdgepruneError, match=r"could not be downloaded .*refused") as caught:
         load_initial_weights(fresh(), spec=SPEC, weights="IMAGENET1K_V1")
     assert "connect to the internet once" in caught.value.remedy
 
@@ -291,24 +293,26 @@ def test_weights_that_would_run_code_are_refused(
 ) -> None:
     """With the right hash in its name: a hash proves where a file comes from, not what it does."""
     publish(wrap({"features.0.0.weight": Malicious(tmp_path / "ran")}))
-    with pytest.raises(EdgepruneError):
+    with pytest.raises(EdgepruneError, match="IMAGENET1K_V1 of mobilenet_v3_small"):
         load_initial_weights(fresh(), spec=SPEC, weights="IMAGENET1K_V1")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_download_that_is_no_state_dict_is_refused(publish: Callable[..., str]) -> None:
     publish(b"<html>login</html>")
-    with pytest.raises(EdgepruneError):
+    with pytest.raises(EdgepruneError, match="IMAGENET1K_V1 of mobilenet_v3_small"):
         load_initial_weights(fresh(), spec=SPEC, weights="IMAGENET1K_V1")
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'IMAGENET' is not among torchvision's weights for mobilenet_v3_small") as caught:
+    with pytest.raises(
+        InputError, match="'IMAGENET' is not among torchvision's weights for mobilenet_v3_small"
+    ) as caught:
         load_initial_weights(fresh(), spec=SPEC, weights="IMAGENET")
     assert caught.value.remedy.startswith("one of: IMAGENET1K_V1")
 
 
 def test_torchvisions_weights_are_for_torchvisions_networks() -> None:
     spec = NetworkSpec(network="package.module:function", num_classes=2, image_size=64)
-    with pytest.raises(InputError, match="is torchvision's, but model.network = 'package.module:function' is not"):
+    with pytest.raises(InputError, match=r"is torchvision's, but model\.network = 'package\.module:function' is not"):
         load_initial_weights(fresh(), spec=spec, weights="IMAGENET1K_V1")

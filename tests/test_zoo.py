@@ -147,7 +147,9 @@ def test_a_function_of_ones_own_is_called_with_the_number_of_classes(own_module:
     assert network(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", ["{0}:absent", "own_code.absent:network", "absent_package:network", "{0}:", ":network"])
+@pytest.mark.parametrize(
+    "name", ["{0}:absent", "own_code.absent:network", "absent_package:network", "{0}:", ":network"]
+)
 def test_a_function_that_cannot_be_imported_is_named(own_module: str, name: str) -> None:
     name = name.format(own_module)
     with pytest.raises(InputError, match=f"model.network = '{name}' cannot be imported"):
@@ -155,7 +157,7 @@ def test_a_function_that_cannot_be_imported_is_named(own_module: str, name: str)
 
 
 def test_a_function_that_returns_no_module_is_named(own_module: str) -> None:
-    with pytest.raises(InputError, match="returned str, not a torch.nn.Module"):
+    with pytest.raises(InputError, match=r"returned str, not a torch\.nn\.Module"):
         build_network(NetworkSpec(network=f"{own_module}:wrong", num_classes=2, image_size=SIZE))
 
 
@@ -179,8 +181,7 @@ def check_round_trip(network: nn.Module, name: str, pad: str, folder: Path, own_
     assert repr(loaded.network) == repr(network)
 
 
-@pytest.mark.parametrize("pad", ["torch", "same"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "pad"), [("mobilenet_v3_small", "torch"), *((name, "same") for name in FAMILIES)])
 def test_a_pruned_network_comes_back_bit_for_bit(
     disturbed: Callable[..., nn.Module], tmp_path: Path, name: str, pad: str
 ) -> None:

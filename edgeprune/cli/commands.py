@@ -228,10 +228,9 @@ def export(
                     f"{result.bundle}: published; model.onnx {result.file_bytes:,} bytes "
                     f"(unpruned {result.dense_file_bytes:,})"
                 )
-        for level, _ in failures:
+        for level in (level for level, failure in failures if isinstance(failure, GateFailedError)):
             print_failed_gates(workspace.level_folder(values, level) / "verify.json")
-    if failures:
-        raise failures[0][1]
+    _raise_all([failure for _, failure in failures])
 
 
 @app.command(epilog="Example: edgeprune verify exports/elpv96-s60 --require all")
@@ -352,7 +351,8 @@ def _run(arguments: list[str]) -> None:
     except typer.TyperException as error:
         where = getattr(error, "ctx", None)  # only a wrong use of a command names it
         raise InputError(
-            " ".join(error.format_message().split()), f"{where.command_path if where else 'edgeprune'} --help"
+            " ".join(error.format_message().split()).rstrip(".") + ".",
+            f"{where.command_path if where else 'edgeprune'} --help",
         ) from None
     sys.stdout.flush()
 
@@ -373,6 +373,13 @@ def _explain(error: OSError) -> EdgepruneError:
 def _fail(error: EdgepruneError) -> None:
     typer.echo(f"edgeprune: {error}", err=True)
     sys.exit(error.exit_code)
+
+
+def _raise_all(failures: list[EdgepruneError]) -> None:
+    for failure in failures[1:]:
+        typer.echo(f"edgeprune: {failure}", err=True)
+    if failures:
+        raise failures[0]
 
 
 def _workspace() -> "Workspace":

@@ -6,8 +6,10 @@
 """
 
 from edgeprune.pipeline.baseline import make_baseline, open_baseline
-from edgeprune.pipeline.bundles import AuditSummary, ExportSummary, audit_levels, export_level, finished_levels
-from edgeprune.pipeline.levels import Outcome, PruneSummary, estimate_seconds, preview_plans, prune_to_schedule
+from edgeprune.pipeline.bundles import ExportSummary, export_level
+from edgeprune.pipeline.finished import AuditSummary, audit_levels, finished_levels
+from edgeprune.pipeline.levels import Outcome, PruneSummary, prune_to_schedule
+from edgeprune.pipeline.preview import estimate_seconds, preview_plans
 from edgeprune.pipeline.workspace import Reporter, SilentReporter, Workspace
 
 __all__ = [

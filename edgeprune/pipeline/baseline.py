@@ -1,7 +1,6 @@
 """Inputs of every run: the data set and the unpruned network; training the latter."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,13 @@ import torch
 
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
-from edgeprune.data import Dataset, augment_batch, load_dataset, sample_images
+from edgeprune.data import Dataset, load_dataset, sample_images
 from edgeprune.errors import InputError
 from edgeprune.files import digest_json, staged_folder, write_atomic
-from edgeprune.learning import Augment, EpochRecord, evaluate_network, recalibrate_batchnorm, restore_folded_batchnorm
+from edgeprune.learning import EpochRecord, evaluate_network, restore_folded_batchnorm
 from edgeprune.pipeline.records import RECORD, BaselineRecord, DenseRecord, Inputs, load_record, save_record
+from edgeprune.pipeline.settings import augmentation, data_digest, training_digest
+from edgeprune.pipeline.story import epoch_line
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.publish.baseline_card import render_baseline_card
 from edgeprune.recipe import Recipe
@@ -89,9 +90,7 @@ def open_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> B
         )
     weights = checkpoint_digest(folder)
     dataset = open_dataset(recipe, workspace, reporter)
-    inputs = Inputs(
-        edgeprune=__version__, recipe_part=_digest_without_path(recipe), dataset=dataset.digest, parent=weights
-    )
+    inputs = Inputs(edgeprune=__version__, recipe_part=data_digest(recipe), dataset=dataset.digest, parent=weights)
     path = workspace.level_folder(recipe, "dense") / RECORD
     dense = load_record(path, DenseRecord)
     if dense is None or dense.inputs != inputs:
@@ -205,62 +204,6 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         )
         write_atomic(staging / "README.md", card)
     return record, True
-
-
-def training_digest(recipe: Recipe) -> str:
-    """Digest of what training reads from the recipe."""
-    return _digest_without_path(recipe, "augment", "train")
-
-
-def recovery_digest(recipe: Recipe) -> str:
-    """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
-    part = recipe.model_copy(
-        update={"prune": recipe.prune.model_copy(update={"targets": (), "min_accuracy": None, "max_drop": None})}
-    )
-    return _digest_without_path(part, "augment", "prune", "recalibrate", "recover")
-
-
-def augmentation(recipe: Recipe) -> Augment | None:
-    """The recipe's augmentation as a function of a batch, or None when it changes nothing."""
-    settings = recipe.augment
-    if settings == type(settings)():
-        return None
-
-    def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return augment_batch(
-            images,
-            generator,
-            flip_horizontal=settings.flip_horizontal,
-            flip_vertical=settings.flip_vertical,
-            quarter_turns=settings.quarter_turns,
-            shift_pixels=settings.shift_pixels,
-            brightness=settings.brightness,
-            contrast=settings.contrast,
-        )
-
-    return augment
-
-
-def recalibrated(recipe: Recipe, dataset: Dataset) -> Callable[[torch.nn.Module], torch.nn.Module]:
-    """BatchNorm recalibration on the images that the recipe chooses."""
-    split = dataset.train if recipe.recalibrate.split == "train" else dataset.val
-    images = sample_images(split, min(recipe.recalibrate.images, len(split.labels)), recipe.seed)
-    return lambda network: recalibrate_batchnorm(network, images, mean=recipe.data.mean, std=recipe.data.std)
-
-
-def epoch_line(title: str, epoch: EpochRecord, epochs: int) -> str:
-    """One epoch in the wording of the log."""
-    return (
-        f"[{title} | epoch {epoch.epoch}/{epochs}] train loss {epoch.train_loss:.4f} acc {epoch.train_accuracy:.4f} | "
-        f"val loss {epoch.val_loss:.4f} acc {epoch.val_accuracy:.4f} | time {epoch.seconds:.1f}s"
-    )
-
-
-def _digest_without_path(recipe: Recipe, *sections: str) -> str:
-    # Where the images lie does not matter, what they are does; and that is the data set's own digest.
-    data = recipe.data.model_copy(update={"path": None})
-    model = recipe.model.model_copy(update={"baseline": None, "weights": ""})
-    return recipe.model_copy(update={"data": data, "model": model}).part_digest("data", "model", *sections)
 
 
 def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:

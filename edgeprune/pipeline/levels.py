@@ -4,39 +4,25 @@ Every level is a folder that appears whole, keyed by everything that decides wha
 after the last finished level, a run with nothing new to do is over at once, and both end with the same weights.
 """
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from edgeprune import __version__
-from edgeprune.audit import audit_cost
-from edgeprune.dependencies import ChannelGroup
-from edgeprune.errors import InputError, UnreachableTargetError
-from edgeprune.files import staged_folder
-from edgeprune.learning import EpochRecord, evaluate_network
-from edgeprune.pipeline.baseline import (
-    Baseline,
-    augmentation,
-    epoch_line,
-    open_baseline,
-    recalibrated,
-    recovery_digest,
-)
-from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record, save_record
-from edgeprune.pipeline.story import RunStory, closing_table, state_facts
+from edgeprune.errors import UnreachableTargetError
+from edgeprune.pipeline.baseline import Baseline, open_baseline
+from edgeprune.pipeline.one_level import Source, make_level
+from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
+from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.story import RunStory, closing_table, opening_lines, state_facts
 from edgeprune.pipeline.workspace import Reporter, Workspace
-from edgeprune.plan import choose_channels, find_groups, score_channels
-from edgeprune.prune import remove_channels
+from edgeprune.plan import find_groups
 from edgeprune.recipe import Recipe, level_id, schedule_up_to
-from edgeprune.recover import learning_rate_for, recover_accuracy
-from edgeprune.results import ChannelPlan, as_json
-from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config
-from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint
+from edgeprune.results import as_json
+from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config, unfinished_run
+from edgeprune.zoo import checkpoint_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,21 +61,6 @@ class PruneSummary:
     run: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Parent:
-    """A checkpoint that a step starts from or learns from; rebuilt only when the step has work to do."""
-
-    level: str
-    folder: Path
-
-    @property
-    def weights(self) -> str:
-        return checkpoint_digest(self.folder)
-
-    def open(self, recipe: Recipe) -> Checkpoint:
-        return load_checkpoint(self.folder, own_factory=recipe.model.network)
-
-
 def prune_to_schedule(
     recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None = None
 ) -> PruneSummary:
@@ -107,17 +78,20 @@ def prune_to_schedule(
     targets = schedule_up_to(recipe.prune.targets, target)
     effective = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"targets": targets})})
     baseline = open_baseline(recipe, workspace, reporter)
-    count = cache(lambda: sum(group.channels for group in _census(recipe, baseline)))
+    prunable = cache(lambda: _count_prunable(recipe, baseline))
     threshold = stop_threshold(recipe, baseline)
     story = RunStory(
         reporter,
-        opening=lambda: _opening_lines(recipe, baseline, count(), threshold),
+        opening=lambda: opening_lines(recipe, baseline.dense, prunable=prunable(), threshold=threshold),
         start=lambda: open_run(
             workspace.runs, name=recipe.name, kind="prune", config_yaml=effective.to_yaml(), now=datetime.now()
         ),
     )
-    teacher = _Parent("teacher", _teacher_folder(recipe, workspace, baseline))
-    parent = _Parent("dense", baseline.folder)
+    if unfinished_run(workspace.runs, name=recipe.name, kind="prune", config_yaml=effective.to_yaml()):
+        # Interrupted between the last level and the closing table, it still owes its results.
+        story.started()
+    teacher = Source("teacher", _teacher_folder(recipe, workspace, baseline))
+    parent = Source("dense", baseline.folder)
     outcomes: list[Outcome] = []
     stopped = ""
     for step in targets:
@@ -137,10 +111,17 @@ def prune_to_schedule(
         fresh = record is not None and record.inputs == inputs and checkpoint_digest(folder) == record.weights
         if not fresh:
             try:
-                record = _make_level(
-                    recipe, baseline, parent, step, inputs=inputs, prunable=count(), teacher=teacher, folder=folder,
-                    story=story, reporter=reporter,
-                )  # fmt: skip
+                record = make_level(
+                    recipe,
+                    baseline,
+                    parent=parent,
+                    teacher=teacher,
+                    inputs=inputs,
+                    prunable=prunable(),
+                    folder=folder,
+                    story=story,
+                    reporter=reporter,
+                )
             except UnreachableTargetError as error:
                 story.say(f"Target {step:.2%} is n/a: {error.problem}")
                 outcomes.append(Outcome(target=step, record=None, reason=error.problem))
@@ -152,70 +133,17 @@ def prune_to_schedule(
         if record.val.accuracy.value < threshold:
             stopped = f"Stopping: accuracy {record.val.accuracy.value:.4f} below baseline threshold {threshold:.4f}."
             (reporter if fresh else story).say(stopped)
-        parent = _Parent(record.level, folder)
+        parent = Source(record.level, folder)
     made = [outcome.record for outcome in outcomes if outcome.record is not None]
     summary = PruneSummary(
         baseline=baseline,
-        prunable=made[0].plan.prunable if made else count(),
+        prunable=made[0].plan.prunable if made else prunable(),
         outcomes=tuple(outcomes),
         stopped=stopped,
         run=story.run.path if story.run is not None else None,
     )
     _close(summary, effective, workspace, story, threshold)
     return summary
-
-
-def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> tuple[ChannelPlan, ...]:
-    """What each target would leave if all went at once from the unpruned weights; recovery changes later rankings."""
-    census = _census(recipe, baseline)
-    scores = score_channels(baseline.checkpoint.network, census, importance=recipe.prune.importance)
-    return tuple(
-        choose_channels(
-            scores,
-            target=step,
-            prunable=sum(group.channels for group in census),
-            importance=recipe.prune.importance,
-            align=recipe.prune.align,
-        )
-        for step in schedule_up_to(recipe.prune.targets, target)
-    )
-
-
-def estimate_seconds(recipe: Recipe, baseline: Baseline, *, levels: int) -> float:
-    """Upper bound of a schedule's wall time here, from a few training steps of the unpruned network.
-
-    Args:
-        recipe: its recovery is estimated.
-        baseline: student and teacher of the trial.
-        levels: how many would be made.
-    """
-    recover, data, train = recipe.recover, recipe.data, baseline.dataset.train
-    few = min(len(train.labels), 4 * recover.batch_size)
-    trial = replace(
-        baseline.dataset,
-        train=replace(train, images=train.images[:few], labels=train.labels[:few], names=train.names[:few]),
-    )
-    began = time.perf_counter()
-    recover_accuracy(
-        baseline.checkpoint.network,
-        teacher=baseline.checkpoint.network,
-        dataset=trial,
-        mean=data.mean,
-        std=data.std,
-        alpha=recover.alpha,
-        temperature=recover.temperature,
-        epochs=1,
-        patience=1,
-        lr=recover.lr,
-        batch_size=recover.batch_size,
-        weight_decay=recover.weight_decay,
-        bn_momentum=recipe.train.bn_momentum,
-        augment=augmentation(recipe),
-        seed=recipe.seed,
-    )
-    evaluation = baseline.dense.val.seconds
-    per_image = max(time.perf_counter() - began - evaluation, 0.0) / few
-    return levels * recover.epochs * (per_image * len(train.labels) + evaluation)
 
 
 def stop_threshold(recipe: Recipe, baseline: Baseline) -> float:
@@ -226,137 +154,20 @@ def stop_threshold(recipe: Recipe, baseline: Baseline) -> float:
     return max(limits)
 
 
-def _census(recipe: Recipe, baseline: Baseline) -> tuple[ChannelGroup, ...]:
-    return find_groups(
+def _count_prunable(recipe: Recipe, baseline: Baseline) -> int:
+    groups = find_groups(
         baseline.checkpoint.network,
-        image_size=baseline.checkpoint.spec.image_size,
+        image_size=recipe.data.image_size,
         scope=recipe.prune.scope,
         protect=recipe.prune.protect,
     )
+    return sum(group.channels for group in groups)
 
 
 def _teacher_folder(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> Path:
     if recipe.recover.teacher == "baseline":
         return baseline.folder
     return workspace.root / recipe.recover.teacher
-
-
-def _open_teacher(recipe: Recipe, teacher: _Parent, baseline: Baseline) -> nn.Module:
-    checkpoint = teacher.open(recipe)
-    if checkpoint.classes != baseline.checkpoint.classes or checkpoint.spec.image_size != recipe.data.image_size:
-        raise InputError(
-            f"recover.teacher = {recipe.recover.teacher!r} answers {len(checkpoint.classes)} classes at "
-            f"{checkpoint.spec.image_size} pixels, the student {len(baseline.checkpoint.classes)} at "
-            f"{recipe.data.image_size}.",
-            "a teacher trained on the same classes and size, or teacher: baseline",
-        )
-    return checkpoint.network
-
-
-def _make_level(
-    recipe: Recipe,
-    baseline: Baseline,
-    parent: _Parent,
-    target: float,
-    *,
-    inputs: Inputs,
-    prunable: int,
-    teacher: _Parent,
-    folder: Path,
-    story: RunStory,
-    reporter: Reporter,
-) -> LevelRecord:
-    began = time.perf_counter()
-    prune, recover, data = recipe.prune, recipe.recover, recipe.data
-    level, size, dataset = level_id(target), baseline.checkpoint.spec.image_size, baseline.dataset
-    network = parent.open(recipe).network
-    groups = find_groups(network, image_size=size, scope=prune.scope, protect=prune.protect)
-    scores = score_channels(network, groups, importance=prune.importance)
-    plan = choose_channels(scores, target=target, prunable=prunable, importance=prune.importance, align=prune.align)
-    story.say("", "---", "")
-    story.say(f"Pruning towards {target:.2%} global channel sparsity (expand convs only)")
-    story.say(f"Removing {plan.removed_now} channels (cumulative fraction {plan.removed_before / prunable:.1%})")
-    pruned = remove_channels(network, plan, image_size=size)
-    story.say(f"Cumulative removed fraction: {plan.achieved:.1%}")
-    story.say(f"Recalibrating BatchNorm statistics using the {recipe.recalibrate.split} loader...")
-    pruned = recalibrated(recipe, dataset)(pruned)
-    before = evaluate_network(pruned, dataset.val, mean=data.mean, std=data.std)
-    story.say(f"Post-surgery pre-recovery accuracy: {before.accuracy.value:.4f}")
-    lr = learning_rate_for(target, lr=recover.lr, lr_high=recover.lr_high, lr_high_threshold=recover.lr_high_threshold)
-
-    def tell(epoch: EpochRecord) -> None:
-        story.say(epoch_line(f"target {target:.1%}", epoch, recover.epochs))
-        story.record(level=level, target=target, **as_json(epoch))
-
-    with reporter.track(f"recovering {level}") as progress:
-        fit = recover_accuracy(
-            pruned,
-            teacher=_open_teacher(recipe, teacher, baseline),
-            dataset=dataset,
-            mean=data.mean,
-            std=data.std,
-            alpha=recover.alpha,
-            temperature=recover.temperature,
-            epochs=recover.epochs,
-            patience=recover.patience,
-            lr=lr,
-            batch_size=recover.batch_size,
-            weight_decay=recover.weight_decay,
-            bn_momentum=recipe.train.bn_momentum,
-            augment=augmentation(recipe),
-            seed=recipe.seed + round(target * 1_000_000),
-            on_epoch=tell,
-            progress=progress,
-        )
-    checkpoint = Checkpoint(
-        network=fit.network,
-        spec=baseline.checkpoint.spec,
-        classes=baseline.checkpoint.classes,
-        mean=data.mean,
-        std=data.std,
-    )
-    val = evaluate_network(fit.network, dataset.val, mean=data.mean, std=data.std)
-    test = evaluate_network(fit.network, dataset.test, mean=data.mean, std=data.std)
-    with staged_folder(folder) as staging:
-        save_checkpoint(staging, checkpoint)
-        record = LevelRecord(
-            inputs=inputs,
-            level=level,
-            parent_level=parent.level,
-            weights=checkpoint_digest(staging),
-            plan=plan,
-            lr=lr,
-            before_recovery=before,
-            best_epoch=fit.best_epoch,
-            epochs=fit.epochs,
-            val=val,
-            test=test,
-            cost=audit_cost(fit.network, image_size=size, weights_file=staging / "model.safetensors"),
-            run=story.started().id,
-            seconds=time.perf_counter() - began,
-        )
-        save_record(staging / RECORD, record)
-    story.say(
-        f"Best recovery epoch {fit.best_epoch}: val acc {fit.epochs[fit.best_epoch - 1].val_accuracy:.4f} | "
-        f"final eval {val.accuracy.value:.4f}"
-    )
-    story.record(level=level, target=target, achieved=plan.achieved, val=val.accuracy.value, test=test.accuracy.value)
-    return record
-
-
-def _opening_lines(recipe: Recipe, baseline: Baseline, prunable: int, threshold: float) -> tuple[str, ...]:
-    dense, recover, prune = baseline.dense, recipe.recover, recipe.prune
-    cost = dense.cost
-    return (
-        f"Total prunable channels (expand convs): {prunable}",
-        f"Baseline accuracy: {dense.val.accuracy.value:.4f} (eval {dense.val.seconds:.1f}s)",
-        f"Baseline complexity: params={cost.params:,} ({cost.params / 1e6:.2f}M) | "
-        f"MACs={cost.macs_thop:,} ({cost.macs_thop / 1e6:.2f}M) by thop, {cost.macs:,} by fvcore",
-        f"Effective values: importance={prune.importance} align={prune.align} alpha={recover.alpha} "
-        f"temperature={recover.temperature} epochs={recover.epochs} patience={recover.patience} lr={recover.lr} "
-        f"lr_high={recover.lr_high} from {recover.lr_high_threshold} recalibration={recipe.recalibrate.split} "
-        f"teacher={recover.teacher} threshold={threshold:.4f} seed={recipe.seed}",
-    )
 
 
 def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story: RunStory, threshold: float) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from edgeprune.pipeline.records import LevelRecord
+from edgeprune.learning import EpochRecord
+from edgeprune.pipeline.records import DenseRecord, LevelRecord
 from edgeprune.pipeline.workspace import Reporter
+from edgeprune.recipe import Recipe
 from edgeprune.runs import RunDirectory
 
 # Target, its level or None, and the reason why there is none.
@@ -49,6 +51,29 @@ class RunStory:
     def record(self, **values: Any) -> None:
         """Keep a measurement."""
         self.started().record(**values)
+
+
+def opening_lines(recipe: Recipe, dense: DenseRecord, *, prunable: int, threshold: float) -> tuple[str, ...]:
+    """Census, baseline, and the values that take effect: what stands first in a run's log."""
+    recover, prune, cost = recipe.recover, recipe.prune, dense.cost
+    return (
+        f"Total prunable channels (expand convs): {prunable}",
+        f"Baseline accuracy: {dense.val.accuracy.value:.4f} (eval {dense.val.seconds:.1f}s)",
+        f"Baseline complexity: params={cost.params:,} ({cost.params / 1e6:.2f}M) | "
+        f"MACs={cost.macs_thop:,} ({cost.macs_thop / 1e6:.2f}M) by thop, {cost.macs:,} by fvcore",
+        f"Effective values: importance={prune.importance} align={prune.align} alpha={recover.alpha} "
+        f"temperature={recover.temperature} epochs={recover.epochs} patience={recover.patience} lr={recover.lr} "
+        f"lr_high={recover.lr_high} from {recover.lr_high_threshold} recalibration={recipe.recalibrate.split} "
+        f"teacher={recover.teacher} threshold={threshold:.4f} seed={recipe.seed}",
+    )
+
+
+def epoch_line(title: str, epoch: EpochRecord, epochs: int) -> str:
+    """One epoch in the wording of the log."""
+    return (
+        f"[{title} | epoch {epoch.epoch}/{epochs}] train loss {epoch.train_loss:.4f} acc {epoch.train_accuracy:.4f} | "
+        f"val loss {epoch.val_loss:.4f} acc {epoch.val_accuracy:.4f} | time {epoch.seconds:.1f}s"
+    )
 
 
 def closing_table(rows: Iterable[Row]) -> list[str]:

@@ -1,5 +1,7 @@
 """Initial weights: torchvision's own, a safetensors state dict, a folder of ours, or none."""
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +92,15 @@ def _fetch_from_torchvision(network: str, name: str) -> dict[str, Tensor]:
         )
     entry: Any = available[name]
     try:
-        # torchvision's own loader, told to refuse anything but tensors; check_hash compares with the name of the file.
-        state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
+        # It announces the download on standard output, which is the caller's.
+        with contextlib.redirect_stdout(io.StringIO()):
+            # torchvision's own loader, told to refuse anything but tensors; check_hash compares with the file's name.
+            state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:
+        # Whatever a server sends: the refusal to unpickle code is an exception of its own kind, in many lines.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise EdgepruneError(
-            f"The weights {name} of {network} could not be downloaded from {entry.url}: {error}.",
+            f"The weights {name} of {network} could not be downloaded from {entry.url}: {reason}.",
             "connect to the internet once, or pass `--weights FILE.safetensors`, or `--weights none` (from scratch)",
         ) from None
     return state

@@ -1,0 +1,50 @@
+"""What a prune run would do, without doing it."""
+
+import time
+from dataclasses import replace
+
+from edgeprune.pipeline.baseline import Baseline
+from edgeprune.pipeline.settings import recover
+from edgeprune.plan import choose_channels, find_groups, score_channels
+from edgeprune.recipe import Recipe, schedule_up_to
+from edgeprune.results import ChannelPlan
+
+
+def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> tuple[ChannelPlan, ...]:
+    """What each target would leave if all went at once from the unpruned weights; recovery changes later rankings."""
+    checkpoint, prune = baseline.checkpoint, recipe.prune
+    census = find_groups(
+        checkpoint.network, image_size=checkpoint.spec.image_size, scope=prune.scope, protect=prune.protect
+    )
+    scores = score_channels(checkpoint.network, census, importance=prune.importance)
+    return tuple(
+        choose_channels(
+            scores,
+            target=step,
+            prunable=sum(group.channels for group in census),
+            importance=prune.importance,
+            align=prune.align,
+        )
+        for step in schedule_up_to(prune.targets, target)
+    )
+
+
+def estimate_seconds(recipe: Recipe, baseline: Baseline, *, levels: int) -> float:
+    """Upper bound of a schedule's wall time here, from a few training steps of the unpruned network.
+
+    Args:
+        recipe: its recovery is estimated.
+        baseline: student and teacher of the trial.
+        levels: how many would be made.
+    """
+    train, network, epochs = baseline.dataset.train, baseline.checkpoint.network, recipe.recover.epochs
+    few = min(len(train.labels), 4 * recipe.recover.batch_size)
+    trial = replace(
+        baseline.dataset,
+        train=replace(train, images=train.images[:few], labels=train.labels[:few], names=train.names[:few]),
+    )
+    began = time.perf_counter()
+    recover(recipe, network, teacher=network, dataset=trial, lr=recipe.recover.lr, seed=recipe.seed, epochs=1)
+    evaluation = baseline.dense.val.seconds
+    per_image = max(time.perf_counter() - began - evaluation, 0.0) / few
+    return levels * epochs * (per_image * len(train.labels) + evaluation)

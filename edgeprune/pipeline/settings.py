@@ -1,0 +1,96 @@
+"""The recipe taken apart: what each step reads of it, as digests and as plain parameters."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edgeprune.data import Dataset, augment_batch, sample_images
+from edgeprune.learning import Augment, EpochRecord, Fit, recalibrate_batchnorm
+from edgeprune.pipeline.workspace import Progress
+from edgeprune.recipe import Recipe
+from edgeprune.recover import recover_accuracy
+
+
+def training_digest(recipe: Recipe) -> str:
+    """Digest of what training reads from the recipe."""
+    return data_digest(recipe, "augment", "train")
+
+
+def recovery_digest(recipe: Recipe) -> str:
+    """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
+    part = recipe.model_copy(
+        update={"prune": recipe.prune.model_copy(update={"targets": (), "min_accuracy": None, "max_drop": None})}
+    )
+    return data_digest(part, "augment", "prune", "recalibrate", "recover")
+
+
+def data_digest(recipe: Recipe, *sections: str) -> str:
+    """Digest of the data and model sections and of others; where images and weights lie is left out."""
+    # Where the images lie does not matter, what they are does; and that is the data set's own digest.
+    data = recipe.data.model_copy(update={"path": None})
+    model = recipe.model.model_copy(update={"baseline": None, "weights": ""})
+    return recipe.model_copy(update={"data": data, "model": model}).part_digest("data", "model", *sections)
+
+
+def augmentation(recipe: Recipe) -> Augment | None:
+    """The recipe's augmentation as a function of a batch, or None when it changes nothing."""
+    settings = recipe.augment
+    if settings == type(settings)():
+        return None
+
+    def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return augment_batch(
+            images,
+            generator,
+            flip_horizontal=settings.flip_horizontal,
+            flip_vertical=settings.flip_vertical,
+            quarter_turns=settings.quarter_turns,
+            shift_pixels=settings.shift_pixels,
+            brightness=settings.brightness,
+            contrast=settings.contrast,
+        )
+
+    return augment
+
+
+def recalibrate(recipe: Recipe, network: nn.Module, dataset: Dataset) -> nn.Module:
+    """BatchNorm recalibration of a copy, on the images that the recipe chooses."""
+    split = dataset.train if recipe.recalibrate.split == "train" else dataset.val
+    images = sample_images(split, min(recipe.recalibrate.images, len(split.labels)), recipe.seed)
+    return recalibrate_batchnorm(network, images, mean=recipe.data.mean, std=recipe.data.std)
+
+
+def recover(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    teacher: nn.Module,
+    dataset: Dataset,
+    lr: float,
+    seed: int,
+    epochs: int | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Recovery of a copy with the recipe's values; ``epochs`` replaces the recipe's for a trial."""
+    values = recipe.recover
+    return recover_accuracy(
+        network,
+        teacher=teacher,
+        dataset=dataset,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        alpha=values.alpha,
+        temperature=values.temperature,
+        epochs=epochs if epochs is not None else values.epochs,
+        patience=values.patience,
+        lr=lr,
+        batch_size=values.batch_size,
+        weight_decay=values.weight_decay,
+        bn_momentum=recipe.train.bn_momentum,
+        augment=augmentation(recipe),
+        seed=seed,
+        on_epoch=on_epoch,
+        progress=progress,
+    )

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, Fit, Triple, fit_network
+from edgeprune.learning import Augment, EpochRecord, Fit, fit_network
+from edgeprune.preprocess import Triple
 
 
 def recover_accuracy(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, Fit, Triple, fit_network, warm_up_then_cosine
+from edgeprune.learning import Augment, EpochRecord, Fit, fit_network, warm_up_then_cosine
+from edgeprune.preprocess import Triple
 
 
 def train_baseline(

@@ -11,7 +11,21 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgeprune"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 # These need the extra `prune`. All others, new ones included, must import in the base install.
-HEAVY = ("audit", "data", "dependencies", "export", "learning", "pipeline", "plan", "prune", "recover", "train", "zoo")
+HEAVY = (
+    "audit",
+    "batchnorm",
+    "data",
+    "dependencies",
+    "evaluation",
+    "export",
+    "learning",
+    "pipeline",
+    "plan",
+    "prune",
+    "recover",
+    "train",
+    "zoo",
+)
 EXTRAS = ("fvcore", "numpy", "onnx", "onnxruntime", "onnxsim", "PIL", "scipy", "sklearn", "torch", "torch_pruning")
 
 every_module = pytest.mark.parametrize("module", MODULES)

@@ -13,17 +13,10 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeprune.batchnorm import recalibrate_batchnorm, restore_folded_batchnorm
 from edgeprune.data import Dataset, PackedSplit
-from edgeprune.learning import (
-    Fit,
-    evaluate_logits,
-    evaluate_network,
-    fit_network,
-    predict_logits,
-    recalibrate_batchnorm,
-    restore_folded_batchnorm,
-    warm_up_then_cosine,
-)
+from edgeprune.evaluation import evaluate_logits, evaluate_network, predict_logits
+from edgeprune.learning import Fit, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.train import inverse_frequencies, train_baseline
 

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
-from edgeprune.recipe import (
-    PruneSection,
-    Recipe,
-    RecoverSection,
-    level_id,
-    parse_recipe,
-    parse_target,
-    read_recipe,
-    schedule_up_to,
-)
+from edgeprune.recipe import PruneSection, Recipe, RecoverSection, parse_recipe, read_recipe
+from edgeprune.schedule import level_id, parse_target, schedule_up_to
 
 targets = st.lists(st.integers(1, 999), min_size=1, max_size=8, unique=True).map(
     lambda permille: tuple(sorted(value / 1000 for value in permille))

@@ -1,7 +1,6 @@
 """Surgery is exact: the small network computes what the large one does with those channels set to zero."""
 
 import copy
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -88,7 +87,7 @@ def check_surgery(network: nn.Module, seed: int) -> None:
         assert counts[group.layer]["out_channels"] == len(group.kept)
 
 
-@pytest.mark.parametrize(("network", "pad"), zip(FAMILIES, itertools.cycle(["same", "torch"]), strict=False))
+@pytest.mark.parametrize(("network", "pad"), [*zip(FAMILIES, ["torch", "same"] * 3, strict=False)])
 def test_pruned_equals_masked(disturbed: Disturbed, network: str, pad: str) -> None:
     """One random plan for each family; the long tests try many, with either padding."""
     check_surgery(disturbed(network, pad=pad), seed=FAMILIES.index(network))

@@ -110,7 +110,8 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Prune a recipe's baseline along its schedule, recover every level, keep each in models/NAME-sNN."""
-    from edgeprune.recipe import level_id, parse_target, read_recipe
+    from edgeprune.recipe import read_recipe
+    from edgeprune.schedule import level_id, parse_target
 
     wanted = parse_target(target) if target is not None else None
     values = read_recipe(recipe, data_path=data)
@@ -155,7 +156,8 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Count parameters, MACs, peak activation memory and bytes of the finished levels, against the baseline."""
-    from edgeprune.recipe import parse_target, read_recipe
+    from edgeprune.recipe import read_recipe
+    from edgeprune.schedule import parse_target
 
     wanted = parse_target(target) if target is not None else None
     values = read_recipe(recipe, data_path=data)
@@ -180,7 +182,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Audit, export, verify and publish a finished level to exports/NAME-sNN. Never prunes."""
-    from edgeprune.recipe import level_id, parse_target, read_recipe
+    from edgeprune.recipe import read_recipe
+    from edgeprune.schedule import level_id, parse_target
 
     if target is None:
         raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")

@@ -136,7 +136,7 @@ def print_failed_gates(path: Path) -> None:
 
 def outcome_values(outcome: "Outcome") -> dict[str, Any]:
     """One line of the closing table as JSON values."""
-    from edgeprune.recipe import level_id
+    from edgeprune.schedule import level_id
 
     record = outcome.record
     values: dict[str, Any] = {

@@ -9,10 +9,12 @@ import torch
 
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
+from edgeprune.batchnorm import restore_folded_batchnorm
 from edgeprune.data import Dataset, load_dataset, sample_images
 from edgeprune.errors import InputError
+from edgeprune.evaluation import evaluate_network
 from edgeprune.files import digest_json, staged_folder, write_atomic
-from edgeprune.learning import EpochRecord, evaluate_network, restore_folded_batchnorm
+from edgeprune.learning import EpochRecord
 from edgeprune.pipeline.records import RECORD, BaselineRecord, DenseRecord, Inputs, load_record, save_record
 from edgeprune.pipeline.settings import augmentation, data_digest, training_digest
 from edgeprune.pipeline.story import epoch_line

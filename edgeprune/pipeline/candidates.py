@@ -9,10 +9,10 @@ import numpy as np
 
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
+from edgeprune.evaluation import predict_logits
 from edgeprune.export.onnx_file import OnnxExport, write_onnx
 from edgeprune.files import digest_file, digest_json
 from edgeprune.formats import ModelMetadata
-from edgeprune.learning import predict_logits
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.records import RECORD, KeptExport, LevelRecord, load_record, save_record
 from edgeprune.plan import find_groups

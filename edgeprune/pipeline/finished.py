@@ -11,8 +11,9 @@ from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
-from edgeprune.recipe import Recipe, level_id
+from edgeprune.recipe import Recipe
 from edgeprune.results import CostReport, as_json
+from edgeprune.schedule import level_id
 from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint
 
 

@@ -19,9 +19,10 @@ from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.story import RunStory, closing_table, opening_lines, state_facts
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.plan import find_groups
-from edgeprune.recipe import Recipe, level_id, schedule_up_to
+from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
 from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config, unfinished_run
+from edgeprune.schedule import level_id, schedule_up_to
 from edgeprune.zoo import checkpoint_digest
 
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from edgeprune.audit import audit_cost
 from edgeprune.errors import InputError
+from edgeprune.evaluation import evaluate_network
 from edgeprune.files import staged_folder
-from edgeprune.learning import EpochRecord, Fit, evaluate_network
+from edgeprune.learning import EpochRecord, Fit
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, save_record
 from edgeprune.pipeline.settings import recalibrate, recover
@@ -17,9 +18,10 @@ from edgeprune.pipeline.story import RunStory, epoch_line
 from edgeprune.pipeline.workspace import Reporter
 from edgeprune.plan import choose_channels, find_groups, score_channels
 from edgeprune.prune import remove_channels
-from edgeprune.recipe import Recipe, level_id
+from edgeprune.recipe import Recipe
 from edgeprune.recover import learning_rate_for
 from edgeprune.results import ChannelPlan, as_json
+from edgeprune.schedule import level_id
 from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint
 
 

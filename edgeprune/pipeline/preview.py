@@ -6,8 +6,9 @@ from dataclasses import replace
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.settings import recover
 from edgeprune.plan import choose_channels, find_groups, score_channels
-from edgeprune.recipe import Recipe, schedule_up_to
+from edgeprune.recipe import Recipe
 from edgeprune.results import ChannelPlan
+from edgeprune.schedule import schedule_up_to
 
 
 def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> tuple[ChannelPlan, ...]:

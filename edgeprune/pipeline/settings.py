@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from edgeprune.batchnorm import recalibrate_batchnorm
 from edgeprune.data import Dataset, augment_batch, sample_images
-from edgeprune.learning import Augment, EpochRecord, Fit, recalibrate_batchnorm
+from edgeprune.learning import Augment, EpochRecord, Fit
 from edgeprune.pipeline.workspace import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.recover import recover_accuracy

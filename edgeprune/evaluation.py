@@ -1,0 +1,59 @@
+"""What a network answers, and how much of it is right."""
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgeprune.data import PackedSplit, iterate_batches
+from edgeprune.preprocess import Triple
+from edgeprune.results import Accuracy, Evaluation
+
+# Stands for a loss that is no number, which JSON has no word for: bad, and comparable.
+DIVERGED = 1e9
+_BATCH = 128
+
+
+def predict_logits(network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple) -> np.ndarray:
+    """Logits of a whole split, float32, shape (n, classes); it leaves the network in evaluation mode."""
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode():
+        batches = iterate_batches(split, batch_size=_BATCH, mean=mean, std=std)
+        return torch.cat([network(images) for images, _ in batches]).numpy()
+
+
+def evaluate_network(network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple) -> Evaluation:
+    """Run a network over a split and measure what it got right."""
+    began = time.perf_counter()
+    logits = predict_logits(network, split, mean=mean, std=std)
+    return evaluate_logits(logits, split, seconds=time.perf_counter() - began)
+
+
+def evaluate_logits(logits: np.ndarray, split: PackedSplit, *, seconds: float) -> Evaluation:
+    """Measure logits, shape (n, classes), against a split's labels."""
+    from sklearn.metrics import confusion_matrix, roc_auc_score
+
+    classes = logits.shape[1]
+    tensor = torch.from_numpy(logits).double()
+    labels = np.asarray(split.labels)
+    probabilities = tensor.softmax(dim=1).numpy()
+    if not np.isfinite(probabilities).all():
+        # A diverged network ranks nothing; it must come out as bad, not as an exception in a metric.
+        roc_auc = 0.5
+    elif classes == 2:
+        roc_auc = float(roc_auc_score(labels, probabilities[:, 1]))
+    else:
+        roc_auc = float(roc_auc_score(labels, probabilities, multi_class="ovr", labels=range(classes)))
+    matrix = confusion_matrix(labels, logits.argmax(axis=1), labels=range(classes))
+    loss = float(functional.cross_entropy(tensor, torch.from_numpy(labels)))
+    return Evaluation(
+        split=split.name,
+        accuracy=Accuracy(correct=int(np.trace(matrix)), n=len(labels)),
+        loss=loss if math.isfinite(loss) else DIVERGED,
+        confusion=tuple(tuple(int(count) for count in row) for row in matrix),
+        roc_auc=roc_auc,
+        seconds=seconds,
+    )

@@ -46,10 +46,16 @@ def schedule(scores: Scores, targets: list[float], align: int) -> Iterator[Chann
 
 
 def test_every_ten_percent_removes_exactly_228_channels() -> None:
-    """The seed log's run 6; 0.7 * 2280 is 1595.9999999999998 in floating point."""
+    """The seed log's schedule, to the channel."""
     plans = list(schedule(random_scores(LOG), [step / 10 for step in range(1, 10)], align=1))
     assert [plan.removed_now for plan in plans] == [228] * 9
     assert [plan.achieved for plan in plans] == [pytest.approx(step / 10, abs=1e-12) for step in range(1, 10)]
+
+
+def test_rounding_of_the_target_never_costs_a_channel() -> None:
+    """0.07 * 100 is 7.000000000000001 in floating point, and 0.1 + 0.2 of 2280 is 684.0000000000001."""
+    assert plan_for(random_scores({"a": 100}), 0.07, 1).removed_now == 7
+    assert plan_for(random_scores(LOG), 0.1 + 0.2, 1).removed_now == 684
 
 
 def test_steps_of_five_percent_remove_114() -> None:

@@ -127,6 +127,7 @@ def test_recalibrated_statistics_are_plain_averages_over_the_given_images(
     network, images = tiny_network(), make_split(256, size=16).images
     network.stem[1].running_mean.fill_(100)
     network.stem[1].running_var.fill_(100)
+    network.stem[1].num_batches_tracked.fill_(1000)
     norm = recalibrate_batchnorm(network, images, mean=MEAN, std=STD).stem[1]
     mean, var = first_statistics(network, images)
     torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)

@@ -173,8 +173,21 @@ def test_the_teacher_is_left_alone(recover: Recover, tiny_network: Callable[...,
     fit = recover(teacher=teacher)
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert torch.equal(weights_of(fit), weights_of(recover()))  # it taught in evaluation mode, without dropout
+    assert torch.equal(weights_of(fit), weights_of(recover()))
     assert teacher.training
+
+
+def test_the_teacher_teaches_in_evaluation_mode_without_gradients(recover: Recover) -> None:
+    """Dropout would make it a worse one, and batch statistics would drift with every batch."""
+    seen = set()
+
+    class Probe(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add((self.training, torch.is_grad_enabled()))
+            return x.mean(dim=(2, 3))[:, :2]
+
+    recover(teacher=Probe().train(), epochs=1)
+    assert seen == {(False, False)}
 
 
 def test_a_student_learns_what_its_teacher_knows_without_any_label(

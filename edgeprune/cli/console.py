@@ -30,7 +30,8 @@ class ConsoleReporter:
         """Print a line, above the progress bar if there is one."""
         if self._quiet:
             return
-        if self._bar is not None:
+        if self._bar is not None and sys.stdout.isatty():
+            # Through the bar's own console, or the line would be drawn over.
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(line)

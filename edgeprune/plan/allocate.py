@@ -48,7 +48,7 @@ def choose_channels(
     [(0,), (1,)]
     """
     present = sum(len(values) for values in scores.values())
-    # The small slack keeps 0.7 * 2280 = 1595.9999999999998 from becoming 1597.
+    # The small slack keeps 0.07 * 100 = 7.000000000000001 from becoming 8.
     needed = math.ceil(target * prunable - 1e-6) - (prunable - present)
     blocks = sorted(
         block for index, values in enumerate(scores.values()) for block in _removable_blocks(index, values, align)

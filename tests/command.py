@@ -1,0 +1,48 @@
+"""The command line from outside, for the tests that need a process of their own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Networks this small only wait for a second thread, and on a busy machine they wait long.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
+EDGEPRUNE = [sys.executable, "-m", "edgeprune"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+    def refusal(self, code: int = 2) -> str:
+        """The sentence of an error; everything that every error has to keep to is checked here."""
+        assert self.code == code, self.err
+        problem, remedy = self.err.splitlines()
+        assert problem.startswith("edgeprune: ")
+        assert problem.endswith(".")
+        assert remedy.startswith("  try: ")
+        return self.err
+
+
+def run_edgeprune(*arguments: str, at: Path) -> Answer:
+    """Run `edgeprune` in a folder until it ends."""
+    return run_python("-m", "edgeprune", *arguments, at=at)
+
+
+def run_python(*arguments: str, at: Path) -> Answer:
+    """Run this interpreter in a folder until it ends: for what a process can only be asked once."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=at,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)

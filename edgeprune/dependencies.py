@@ -70,8 +70,8 @@ class DependencyGraph:
         """The group that a convolution's output channels form, or None when they leave their block."""
         root = self._modules[layer]
         assert isinstance(root, nn.Conv2d)
-        if not self._graph.module2node[root].inputs or root.groups > 1:
-            return None  # the stem, or a depthwise convolution, which belongs to the group of its input
+        if root not in self._graph.module2node or not self._graph.module2node[root].inputs or root.groups > 1:
+            return None  # never called, the stem, or a depthwise convolution, which belongs to the group of its input
         members = [dependency for dependency, _ in self._members(layer, list(range(root.out_channels)))]
         if any(self._leaves_block(dependency.target) for dependency in members):
             return None
@@ -87,8 +87,8 @@ class DependencyGraph:
             spatial = spatial or (convolution and max(module.kernel_size) > 1)
             reads = convolution and dependency.handler.__name__ == "prune_in_channels" and not _is_depthwise(module)
             (consumers if reads else followers).append(name)
-        if not spatial or not consumers:
-            return None
+        if not spatial or not consumers or set(consumers) & set(followers):
+            return None  # a convolution that is called twice may read its own channels
         return ChannelGroup(
             layer=layer,
             channels=root.out_channels,
@@ -107,11 +107,29 @@ class DependencyGraph:
             raise ValueError(f"{layer}: removing {len(channels)} channels would leave a layer without any")
         group.prune()
 
+    def check(self, image_size: int) -> None:
+        """Run the private copy once.
+
+        Raises:
+            InputError: its code holds on to channel counts that are no longer true.
+        """
+        try:
+            with torch.no_grad():
+                self.network(torch.zeros(1, 3, image_size, image_size))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"The network does not run with fewer channels ({reason}).",
+                "read channel counts from tensors in `forward`, or name those modules in prune.protect",
+            ) from None
+
     def _members(self, layer: str, channels: list[int]) -> Any:
         return self._graph.get_pruning_group(self._modules[layer], torch_pruning.prune_conv_out_channels, channels)
 
     def _leaves_block(self, node: Any) -> bool:
         module = node.module
+        if isinstance(module, nn.Parameter):
+            return True  # a learned scale outside any layer, which a checkpoint could not rebuild
         if module not in self._names:
             # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must
             # agree with it.
@@ -120,7 +138,8 @@ class DependencyGraph:
             # The stem comes into it where squeeze-excite gates its channels, in a block without expansion. A grouped
             # convolution ties channels across its groups.
             return not node.inputs or (module.groups > 1 and not _is_depthwise(module))
-        return isinstance(module, nn.Linear | nn.LayerNorm)
+        # BatchNorm goes along, and so does what holds no numbers; a checkpoint can rebuild nothing else.
+        return not isinstance(module, nn.BatchNorm2d) and bool(module.state_dict())
 
 
 def _is_depthwise(module: nn.Module) -> bool:

@@ -47,7 +47,11 @@ def evaluate_logits(logits: np.ndarray, split: PackedSplit, *, seconds: float) -
         roc_auc = float(roc_auc_score(labels, probabilities[:, 1]))
     else:
         roc_auc = float(roc_auc_score(labels, probabilities, multi_class="ovr", labels=range(classes)))
-    matrix = confusion_matrix(labels, logits.argmax(axis=1), labels=range(classes))
+    # A row with NaN or infinity decides nothing, but argmax would name a class, often the right one. It counts as
+    # wrong here as it does for the exported file.
+    decided = np.isfinite(logits).all(axis=1)
+    predicted = np.where(decided, logits.argmax(axis=1), (labels + 1) % classes)
+    matrix = confusion_matrix(labels, predicted, labels=range(classes))
     loss = float(functional.cross_entropy(tensor, torch.from_numpy(labels)))
     return Evaluation(
         split=split.name,

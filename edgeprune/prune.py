@@ -24,12 +24,16 @@ def remove_channels(network: nn.Module, plan: ChannelPlan, *, image_size: int) -
 
     Returns:
         A smaller copy in evaluation mode.
+
+    Raises:
+        InputError: the network's own code holds on to channel counts and does not run with fewer.
     """
     graph = DependencyGraph(network, image_size=image_size)
     for group in plan.groups:
         gone = sorted(set(range(group.channels)) - set(group.kept))
         if gone:
             graph.remove(group.layer, gone)
+    graph.check(image_size)
     return graph.network
 
 

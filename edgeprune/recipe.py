@@ -6,6 +6,7 @@ misspelt ``alpha`` that silently stays at its default has cost a run before.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -114,7 +115,9 @@ class RecalibrateSection(Section):
     """Re-estimation of BatchNorm statistics before every evaluation that counts."""
 
     split: Literal["train", "val"] = "train"
-    images: Count = Field(2048, description="at most this many images, drawn with the recipe's seed")
+    images: Annotated[int, Field(ge=2)] = Field(
+        2048, description="at most this many images, drawn with the recipe's seed"
+    )
 
 
 class RecoverSection(Section):
@@ -163,6 +166,12 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     verify: VerifySection = VerifySection()
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if re.search(r"-(s\d\d\w*|dense)$", self.name):
+            raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
+        return self
+
     @property
     def digest(self) -> str:
         """SHA-256 of the recipe as values: comments, key order and folders of this machine do not count."""
@@ -177,7 +186,8 @@ class Recipe(Section):
         """The recipe as strangers get it: where images and weights lay on this machine is nobody's business."""
         data = self.data.model_copy(update={"path": None})
         model = self.model.model_copy(update={"weights": Path(self.model.weights).name, "baseline": None})
-        return self.model_copy(update={"data": data, "model": model})
+        recover = self.recover.model_copy(update={"teacher": Path(self.recover.teacher).name})
+        return self.model_copy(update={"data": data, "model": model, "recover": recover})
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""
@@ -196,12 +206,12 @@ def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None
         InputError: no such file, not YAML, an unknown key (the nearest known one is named) or a value out of range.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError:
         recipes = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         known = ", ".join(recipes) or "none beside it"
         raise InputError(f"The recipe {path} does not exist.", f"RECIPE= one of: {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"The recipe {path} cannot be read: {reason}.", "mend that line of the YAML file") from None
     if not isinstance(values, dict):
@@ -234,6 +244,33 @@ def parse_recipe(values: dict[str, Any], *, origin: str) -> Recipe:
             f"{origin}: {where or 'the recipe'} = {error['input']!r} does not fit: {message}.",
             f"change {where or 'it'} in the recipe; recipes/elpv96.yaml is an example that works",
         ) from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its surprises: a key stands once, nothing refers to itself, and 1e-4 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the safe loader, but the second of two equal keys is an error instead of the winner."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As the safe loader, but without aliases, which may contain themselves."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "an alias is not allowed here", mark)
+        return super().compose_node(parent, index)
+
+
+# YAML 1.1 wants a point and a sign ("1.0e-4"); everybody writes 1e-4, as YAML 1.2 and JSON do.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _as_tuples(value: Any) -> Any:

@@ -81,7 +81,10 @@ def previous_config(runs: Path, run: RunDirectory) -> dict[str, Any] | None:
     """The effective recipe of the last finished run before this one, or None for the first."""
     for path in sorted((path for path in runs.iterdir() if path.name < run.id), reverse=True):
         if (path / _RESULTS).exists() and (path / _CONFIG).is_file():
-            values = yaml.safe_load((path / _CONFIG).read_text(encoding="utf-8"))
+            try:
+                values = yaml.safe_load((path / _CONFIG).read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, yaml.YAMLError):
+                continue  # somebody edited it; a finished run must not fail over an older one's notes
             return values if isinstance(values, dict) else None
     return None
 

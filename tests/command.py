@@ -1,10 +1,14 @@
-"""The command line from outside, for the tests that need a process of their own."""
+"""The command line for tests: in this process, which is quick, or in one of its own."""
 
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from edgeprune.cli import main
 
 # Networks this small only wait for a second thread, and on a busy machine they wait long.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
@@ -27,6 +31,18 @@ class Answer:
         assert problem.endswith(".")
         assert remedy.startswith("  try: ")
         return self.err
+
+
+def call_edgeprune(*arguments: str, at: Path) -> int | str | None:
+    """Run the program's entry point in a folder, in this process; the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(at)
+        patch.setattr(sys, "argv", ["edgeprune", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 def run_edgeprune(*arguments: str, at: Path) -> Answer:

@@ -6,24 +6,21 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from bundle_factory import snapshot
-from command import EDGEPRUNE, ENVIRONMENT, Answer, run_edgeprune, run_python
+from command import EDGEPRUNE, ENVIRONMENT, Answer, call_edgeprune, run_edgeprune, run_python
 from tiny import make_images, write_recipe
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from edgeprune import __version__
-from edgeprune.cli import app, main
-from edgeprune.pipeline import SilentReporter, Workspace, export_level, make_baseline, prune_to_schedule
-from edgeprune.recipe import read_recipe
+from edgeprune.cli import app
 
 COMMANDS = ("train", "prune", "audit", "export", "verify", "pull", "list")
 
@@ -32,21 +29,15 @@ Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
+def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
     """``ask("prune", "tiny.yaml", at=project)``: the program as its entry point runs it, in this process.
 
     Its file descriptors are read, so that a library that prints beside Python shows too.
     """
 
     def run(*arguments: str, at: Path) -> Answer:
-        monkeypatch.chdir(at)
-        monkeypatch.setattr(sys, "argv", ["edgeprune", *arguments])
         capfd.readouterr()
-        code: int | str | None = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
+        code = call_edgeprune(*arguments, at=at)
         out, err = capfd.readouterr()
         return Answer(code, out, err)
 
@@ -70,11 +61,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recipe(
         root / "tiny.yaml", Path("images"), train={"epochs": 1}, prune={"targets": [0.3]}, recover={"epochs": 1}
     )
-    with chdir(root):
-        recipe, workspace = read_recipe(Path("tiny.yaml")), Workspace(Path())
-        make_baseline(recipe, workspace, SilentReporter())
-        prune_to_schedule(recipe, workspace, SilentReporter())
-        export_level(recipe, workspace, SilentReporter(), level="s30")
+    for command in (["train"], ["prune"], ["export", "--target", "0.3"]):
+        assert call_edgeprune(*command, "tiny.yaml", at=root) == 0
     return root
 
 
@@ -120,19 +108,18 @@ def test_no_arguments_means_help(ask: Ask, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["prune", "--help"], ["verify", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy_and_answers_at_once(tmp_path: Path, arguments: list[str]) -> None:
-    """Processor time, best of three: the wall clock of a busy machine says nothing about the program."""
+    """Processor time, best of five: the wall clock of a busy machine says nothing about the program."""
     code = (
         "import sys, time; from edgeprune.cli import main; main();"
         "print(sorted({'torch', 'numpy', 'rich', 'pydantic', 'onnxruntime'} & set(sys.modules)), time.process_time())"
     )
-    seconds = []
-    for _ in range(3):
+    for _ in range(5):
         *_, heavy, used = run_python("-c", code, *arguments, at=tmp_path).out.split()
         # typer itself looks at a command's options with pydantic.
-        assert heavy in ("[]", "['pydantic']")
-        assert heavy == "[]" or len(arguments) == 2
-        seconds.append(float(used))
-    assert min(seconds) < 0.5
+        assert heavy == "[]" or (heavy == "['pydantic']" and len(arguments) == 2)
+        if float(used) < 0.5:
+            return
+    pytest.fail("every attempt took half a second or more")
 
 
 def test_the_version_is_printed(ask: Ask, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from tiny import make_images, write_recipe
 
 from edgeprune.errors import GateFailedError, InputError
 from edgeprune.pipeline import (
+    ExportSummary,
     SilentReporter,
     Workspace,
     audit_levels,
-    export_level,
+    export_levels,
     finished_levels,
     make_baseline,
     prune_to_schedule,
@@ -51,6 +52,14 @@ def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = copied(trained, tmp_path_factory.mktemp("pruned") / "project")
     prune_to_schedule(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter())
     return root
+
+
+def publish(recipe: Recipe, workspace: Workspace, target: float = 0.6) -> ExportSummary:
+    """Export one level; the error that kept it back is raised."""
+    outcome = export_levels(recipe, workspace, SilentReporter(), target=target)
+    for failure in outcome.failures.values():
+        raise failure
+    return outcome.summaries[0]
 
 
 def copied(project: Path, to: Path) -> Path:
@@ -170,7 +179,7 @@ def test_patience_and_thresholds_decide_when_to_stop(pruned: Path, tmp_path: Pat
 def test_a_target_beyond_reach_is_reported_and_the_run_ends_well(pruned: Path, tmp_path: Path) -> None:
     """Run 6 of the log reached 75 % and had `n/a` at 80 %."""
     root = copied(pruned, tmp_path / "project")
-    summary = prune_to_schedule(recipe_of(root, prune={"targets": [0.3, 0.6, 0.99]}), Workspace(root), SilentReporter())
+    summary = prune_to_schedule(recipe_of(root, prune={"targets": [0.3, 0.5, 0.99]}), Workspace(root), SilentReporter())
     assert [outcome.record is not None for outcome in summary.outcomes] == [True, True, False]
     assert "cannot be reached" in summary.outcomes[2].reason
     assert summary.run is not None
@@ -191,17 +200,17 @@ def test_a_damaged_level_is_made_again_and_is_the_same(pruned: Path, tmp_path: P
 def test_export_publishes_a_bundle_that_verifies_and_is_then_up_to_date(pruned: Path, tmp_path: Path) -> None:
     root = copied(pruned, tmp_path / "project")
     recipe, workspace = read_recipe(root / "tiny.yaml"), Workspace(root)
-    first = export_level(recipe, workspace, SilentReporter(), level="s60")
+    first = publish(recipe, workspace)
     manifest = (first.bundle / "manifest.json").read_bytes()
     check = verify_bundle(first.bundle)
     assert check.passed
     assert check.complete
     assert json.loads((first.bundle / "verify.json").read_text(encoding="utf-8"))["passed"] is True
-    assert export_level(recipe, workspace, SilentReporter(), level="s60").up_to_date
+    assert publish(recipe, workspace).up_to_date
     # One flipped byte, and the bundle is made again: the same one.
     model = first.bundle / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\x7f")
-    assert not export_level(recipe, workspace, SilentReporter(), level="s60").up_to_date
+    assert not publish(recipe, workspace).up_to_date
     assert verify_bundle(first.bundle).passed
     assert json.loads(manifest)["files"] != []
 
@@ -212,7 +221,7 @@ def test_two_exports_of_one_checkpoint_are_the_same_bytes(pruned: Path, tmp_path
         root = copied(pruned, tmp_path / name)
         recipe = recipe_of(root, data={"path": str(root / "images")})
         shutil.rmtree(root / "models" / "tiny-s30")
-        export_level(recipe, Workspace(root), SilentReporter(), level="s60")
+        publish(recipe, Workspace(root))
         files.append((root / "exports" / "tiny-s60" / "model.onnx").read_bytes())
     assert files[0] == files[1]
 
@@ -220,21 +229,21 @@ def test_two_exports_of_one_checkpoint_are_the_same_bytes(pruned: Path, tmp_path
 def test_export_never_prunes(pruned: Path) -> None:
     recipe = read_recipe(pruned / "tiny.yaml")
     with pytest.raises(InputError, match=r"make prune TARGET=0.45"):
-        export_level(recipe, Workspace(pruned), SilentReporter(), level="s45", target=0.45)
+        publish(recipe, Workspace(pruned), 0.45)
 
 
 def test_export_refuses_a_level_of_another_recipe(pruned: Path, tmp_path: Path) -> None:
     """A stale level under a new recipe's name would be a bundle whose card lies."""
     root = copied(pruned, tmp_path / "project")
     with pytest.raises(InputError, match="another recipe"):
-        export_level(recipe_of(root, recover={"alpha": 0.9}), Workspace(root), SilentReporter(), level="s60")
+        publish(recipe_of(root, recover={"alpha": 0.9}), Workspace(root))
 
 
 def test_a_failed_gate_publishes_nothing(pruned: Path, tmp_path: Path) -> None:
     root = copied(pruned, tmp_path / "project")
     recipe = recipe_of(root, verify={"max_logit_difference": 1e-12})
     with pytest.raises(GateFailedError):
-        export_level(recipe, Workspace(root), SilentReporter(), level="s60")
+        publish(recipe, Workspace(root))
     assert not (root / "exports").exists()
     verdict = json.loads((root / "models" / "tiny-s60" / "verify.json").read_text(encoding="utf-8"))
     assert [gate["name"] for gate in verdict["gates"] if not gate["passed"]] == ["logit_difference"]
@@ -252,7 +261,7 @@ def test_nan_in_the_weights_fails_the_gates(pruned: Path, tmp_path: Path) -> Non
     record["weights"] = checkpoint_digest(folder)
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(GateFailedError):
-        export_level(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter(), level="s60")
+        publish(read_recipe(root / "tiny.yaml"), Workspace(root))
     verdict = json.loads((folder / "verify.json").read_text(encoding="utf-8"))
     failed = {gate["name"] for gate in verdict["gates"] if not gate["passed"]}
     assert {"finite_weights", "finite_logits", "logit_difference", "argmax_agreement"} <= failed
@@ -263,7 +272,7 @@ def test_odd_channels_are_padded_for_the_file_only(trained: Path, tmp_path: Path
     root = copied(trained, tmp_path / "project")
     recipe = recipe_of(root, prune={"align": 1, "targets": [0.5]})
     prune_to_schedule(recipe, Workspace(root), SilentReporter())
-    summary = export_level(recipe, Workspace(root), SilentReporter(), level="s50")
+    summary = publish(recipe, Workspace(root), 0.5)
     gates = {gate.name: gate for gate in summary.verdict.gates}
     assert float(gates["padding_difference"].figure) <= 1e-5
     report = json.loads((summary.bundle / "size_report.json").read_text(encoding="utf-8"))
@@ -278,7 +287,8 @@ def test_audit_writes_what_it_counted(pruned: Path, tmp_path: Path) -> None:
     summary = audit_levels(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter(), target=None)
     assert list(summary.levels) == ["s30", "s60"]
     stored = json.loads((root / "models" / "tiny-s60" / "audit.json").read_text(encoding="utf-8"))
-    assert stored["macs_fvcore"] == summary.levels["s60"].macs < summary.dense.macs
+    assert sum(stored["level"]["macs_by_operator"].values()) == summary.levels["s60"].macs
+    assert sum(stored["dense"]["macs_by_operator"].values()) == summary.dense.macs > summary.levels["s60"].macs
 
 
 def test_another_baseline_makes_new_levels(pruned: Path, tmp_path: Path) -> None:
@@ -296,6 +306,66 @@ def test_a_baseline_for_other_classes_is_refused(pruned: Path, tmp_path: Path) -
     recipe = recipe_of(root, data={"path": str(root / "images")})
     with pytest.raises(InputError, match="was trained with classes"):
         prune_to_schedule(recipe, Workspace(root), SilentReporter())
+
+
+def test_a_level_of_another_baseline_is_not_exported(pruned: Path, tmp_path: Path) -> None:
+    """Its card would name weights that it was not cut from."""
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, train={"epochs": 1})
+    make_baseline(recipe, Workspace(root), SilentReporter())
+    with pytest.raises(InputError, match="another baseline"):
+        publish(recipe, Workspace(root))
+
+
+def test_a_missing_or_damaged_architecture_is_mended_by_pruning_again(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    (root / "models" / "tiny-s60" / "architecture.json").write_text("{}", encoding="utf-8")
+    (root / "models" / "tiny-s30" / "model.safetensors").unlink()
+    summary = prune_to_schedule(read_recipe(root / "tiny.yaml"), Workspace(root), SilentReporter())
+    # s60 as well: its parent was made again, and is the same, so its own record still names the right inputs.
+    assert [outcome.up_to_date for outcome in summary.outcomes] == [False, False]
+
+
+def test_repeating_an_unreachable_target_leaves_no_new_run(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, prune={"targets": [0.3, 0.6, 0.99]})
+    for _ in range(2):
+        summary = prune_to_schedule(recipe, Workspace(root), SilentReporter())
+        assert summary.outcomes[2].record is None
+    assert len(list((root / "runs").iterdir())) == 1
+
+
+def test_paths_of_this_machine_stay_here(pruned: Path, tmp_path: Path) -> None:
+    """A bundle goes to strangers."""
+    root = copied(pruned, tmp_path / "project")
+    shutil.copytree(root / "models" / "tiny", root / "models" / "assistant")
+    recipe = recipe_of(
+        root, recover={"teacher": str(root / "models" / "assistant")}, data={"path": str(root / "images")}
+    )
+    prune_to_schedule(recipe, Workspace(root), SilentReporter(), target=0.3)
+    bundle = publish(recipe, Workspace(root), 0.3).bundle
+    for path in bundle.rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_all_finished_levels_are_exported_and_stale_ones_are_named(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    record = json.loads((root / "models" / "tiny-s30" / "record.json").read_text(encoding="utf-8"))
+    record["inputs"]["recipe_part"] = "0" * 64
+    (root / "models" / "tiny-s30" / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    listener = Listener()
+    outcome = export_levels(read_recipe(root / "tiny.yaml"), Workspace(root), listener, target=None)
+    assert [summary.level for summary in outcome.summaries] == ["s60"]
+    assert any(line.startswith("s30 is left out: ") and "another recipe" in line for line in listener.lines)
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(trained: Path, tmp_path: Path) -> None:
+    root = copied(trained, tmp_path / "project")
+    (root / "precious").mkdir()
+    (root / "precious" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="did not write"):
+        make_baseline(recipe_of(root, model={"baseline": "precious"}), Workspace(root), SilentReporter())
+    assert (root / "precious" / "thesis.txt").exists()
 
 
 def test_finished_levels_are_sorted_by_sparsity(pruned: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line; nothing else in edgeprune prints."""
 
-from edgeprune.cli.commands import app, main
+from edgeprune.cli.commands import app
+from edgeprune.cli.entry import main
 
 __all__ = ["app", "main"]

@@ -4,9 +4,7 @@ Only typer is imported here at module level: ``edgeprune --help`` answers in a f
 ``verify`` work where neither torch nor numpy is installed.
 """
 
-import errno
-import os
-import sys
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,10 +23,10 @@ from edgeprune.cli.console import (
     print_plans,
     print_verdict,
 )
-from edgeprune.errors import EdgepruneError, GateFailedError, InputError, MissingExtraError, TargetMissingError
+from edgeprune.errors import EdgepruneError, GateFailedError, InputError, TargetMissingError
 
 if TYPE_CHECKING:
-    from edgeprune.pipeline import Workspace
+    from edgeprune.pipeline import PruneSummary, Workspace
     from edgeprune.recipe import Recipe
 
 app = typer.Typer(
@@ -45,9 +43,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value i
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), as 0.6")]
 
 _DEFAULT_RECIPE = Path("recipes/elpv96.yaml")
-_INTERRUPTED = 130
-_READER_GONE = 141
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Requirement(StrEnum):
@@ -123,7 +118,6 @@ def prune(
         return
     with open_reporter(quiet=as_json) as reporter:
         summary = prune_to_schedule(values, _workspace(), reporter, target=wanted)
-    finished = [outcome for outcome in summary.outcomes if outcome.record is not None]
     if as_json:
         print_json(
             {
@@ -138,13 +132,11 @@ def prune(
         print_levels(summary.outcomes, summary.baseline.dense.cost)
         if summary.run is None:
             typer.echo("Every level is up to date.")
-        if finished:
-            last = finished[-1]
-            typer.echo(f"Next: make export TARGET={last.target:g}")
+        typer.echo(f"Next: {_advise_export(recipe, data, summary)}")
     if wanted is not None and summary.outcomes[-1].record is None:
-        best = f"TARGET={finished[-1].target:g}, the last level that was made" if finished else "a lower TARGET"
         raise TargetMissingError(
-            f"The level {level_id(wanted)} is missing at the end: {summary.outcomes[-1].reason}", f"export {best}"
+            f"The level {level_id(wanted)} is missing at the end: {summary.outcomes[-1].reason}",
+            _advise_export(recipe, data, summary),
         )
 
 
@@ -183,27 +175,18 @@ def export(
 ) -> None:
     """Audit, export, verify and publish a finished level to exports/NAME-sNN. Never prunes."""
     from edgeprune.recipe import read_recipe
-    from edgeprune.schedule import level_id, parse_target
+    from edgeprune.schedule import parse_target
 
     if target is None:
         raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")
     wanted = None if target == "all" else parse_target(target)
     values = read_recipe(recipe, data_path=data)
-    from edgeprune.pipeline import export_level, finished_levels
+    from edgeprune.pipeline import export_levels
     from edgeprune.results import as_json as plain
 
     workspace = _workspace()
-    levels = finished_levels(values, workspace) if wanted is None else [level_id(wanted)]
-    if not levels:
-        raise InputError(f"No level of {values.name!r} is finished, so there is nothing to export.", "make prune")
-    results, failures = [], []
     with open_reporter(quiet=as_json) as reporter:
-        for level in levels:
-            try:
-                results.append(export_level(values, workspace, reporter, level=level, target=wanted))
-            except EdgepruneError as error:
-                # One level that fails does not keep the others from their bundles.
-                failures.append((level, error))
+        outcome = export_levels(values, workspace, reporter, target=wanted)
     if as_json:
         print_json(
             {
@@ -216,13 +199,13 @@ def export(
                         "dense_model_bytes": result.dense_file_bytes,
                         "gates": plain(result.verdict.gates),
                     }
-                    for result in results
+                    for result in outcome.summaries
                 ],
-                "failed": [{"level": level, "problem": error.problem} for level, error in failures],
+                "failed": [{"level": level, "problem": error.problem} for level, error in outcome.failures.items()],
             }
         )
     else:
-        for result in results:
+        for result in outcome.summaries:
             if result.up_to_date:
                 typer.echo(f"{result.bundle}: up to date")
             else:
@@ -231,9 +214,10 @@ def export(
                     f"{result.bundle}: published; model.onnx {result.file_bytes:,} bytes "
                     f"(unpruned {result.dense_file_bytes:,})"
                 )
-        for level in (level for level, failure in failures if isinstance(failure, GateFailedError)):
-            print_failed_gates(workspace.level_folder(values, level) / "verify.json")
-    _raise_all([failure for _, failure in failures])
+        for level, failure in outcome.failures.items():
+            if isinstance(failure, GateFailedError):
+                print_failed_gates(workspace.level_folder(values, level) / "verify.json")
+    _raise_all(list(outcome.failures.values()))
 
 
 @app.command(epilog="Example: edgeprune verify exports/elpv96-s60 --require all")
@@ -321,63 +305,6 @@ def list_(
     typer.echo(f"bundles: {', '.join(bundles) or 'none (make export TARGET=0.6)'}")
 
 
-def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 a gate or target failed, 2 bad input, 130 interrupted."""
-    try:
-        _run(sys.argv[1:] or ["--help"])
-    except EdgepruneError as error:
-        _fail(error)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("edgeprune"):
-            raise
-        _fail(MissingExtraError(f"edgeprune {sys.argv[1]}", "prune", (error.name or "").partition(".")[0]))
-    except KeyboardInterrupt:
-        typer.echo("edgeprune: interrupted; what is finished stays, the same command goes on from there.", err=True)
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # Somebody closed the other end (`edgeprune list | head -1`). That is no failure, nor did the command end
-        # well: a verdict that nobody read must not come out as 0. So it ends as other programs do there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_READER_GONE)
-    except OSError as error:
-        _fail(_explain(error))
-
-
-def _run(arguments: list[str]) -> None:
-    # Not `app()`, which answers an interruption by returning and a closed pipe by exit code 1.
-    command = typer.main.get_command(app)
-    try:
-        with command.make_context("edgeprune", arguments) as context:
-            command.invoke(context)
-    except typer.Exit:
-        pass  # --help and --version end here
-    except typer.TyperException as error:
-        where = getattr(error, "ctx", None)  # only a wrong use of a command names it
-        raise InputError(
-            " ".join(error.format_message().split()).rstrip(".") + ".",
-            f"{where.command_path if where else 'edgeprune'} --help",
-        ) from None
-    sys.stdout.flush()
-
-
-def _explain(error: OSError) -> EdgepruneError:
-    reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
-        return EdgepruneError(
-            f"{error.filename or 'A file'} could not be written: {reason}; it was left as it was.",
-            "free some space there; the same command goes on from what is finished",
-        )
-    return InputError(
-        f"{error.filename or 'A file'} cannot be used: {reason}.",
-        "check that path, what lies there and who may write it",
-    )
-
-
-def _fail(error: EdgepruneError) -> None:
-    typer.echo(f"edgeprune: {error}", err=True)
-    sys.exit(error.exit_code)
-
-
 def _raise_all(failures: list[EdgepruneError]) -> None:
     for failure in failures[1:]:
         typer.echo(f"edgeprune: {failure}", err=True)
@@ -391,16 +318,33 @@ def _workspace() -> "Workspace":
     return Workspace(Path())
 
 
+def _advise_export(recipe: Path, data: str | None, summary: "PruneSummary") -> str:
+    """The command that exports the last level that is good enough."""
+    good = [
+        outcome.target
+        for outcome in summary.outcomes
+        if outcome.record is not None and outcome.record.val.accuracy.value >= summary.threshold
+    ]
+    if not good:
+        return "no level kept its accuracy: a lower target, more epochs, or a lower threshold in the recipe"
+    words = ["edgeprune", "export", str(recipe), "--target", f"{good[-1]:g}", *(["--data", data] if data else [])]
+    return shlex.join(words)
+
+
 def _preview(recipe: "Recipe", target: float | None, *, as_json: bool) -> None:
     from edgeprune.pipeline import estimate_seconds, open_baseline, preview_plans
     from edgeprune.results import as_json as plain
 
     with open_reporter(quiet=as_json) as reporter:
         baseline = open_baseline(recipe, _workspace(), reporter)
-        plans = preview_plans(recipe, baseline, target=target)
-        seconds = estimate_seconds(recipe, baseline, levels=len(plans))
+        preview = preview_plans(recipe, baseline, target=target)
+        seconds = estimate_seconds(recipe, baseline, levels=len(preview.plans))
     if as_json:
-        print_json({"plans": plain(plans), "seconds_at_most": round(seconds)})
+        print_json(plain(preview) | {"seconds_at_most": round(seconds)})
         return
-    print_plans(plans)
-    typer.echo(f"{len(plans)} levels of at most {recipe.recover.epochs} epochs: about {seconds / 60:.1f} minutes here.")
+    print_plans(preview.plans)
+    for problem in preview.unreachable:
+        typer.echo(f"n/a: {problem}")
+    typer.echo(
+        f"{len(preview.plans)} levels of at most {recipe.recover.epochs} epochs: about {seconds / 60:.1f} minutes here."
+    )

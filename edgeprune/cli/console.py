@@ -114,7 +114,9 @@ def print_costs(costs: Mapping[str, "CostReport"]) -> None:
 def print_plans(plans: Iterable["ChannelPlan"]) -> None:
     """Channels that each target would leave, layer by layer, if all went at once today."""
     plans = list(plans)
-    table = _table("layer", "channels", *(f"{plan.target:.0%}" for plan in plans))
+    if not plans:
+        return
+    table = _table("layer", "channels", *(f"{plan.target:.2%}" for plan in plans))
     for index, group in enumerate(plans[0].groups):
         table.add_row(group.layer, str(group.channels), *(str(len(plan.groups[index].kept)) for plan in plans))
     table.add_row("removed", "", *(str(plan.removed_now) for plan in plans))

@@ -2,11 +2,11 @@
 
 - ``make_baseline`` trains the unpruned network of a recipe.
 - ``prune_to_schedule`` makes its levels; ``preview_plans`` says what that would do.
-- ``audit_levels`` says what they cost; ``export_level`` turns one into a published bundle.
+- ``audit_levels`` says what they cost; ``export_levels`` turns them into published bundles.
 """
 
 from edgeprune.pipeline.baseline import make_baseline, open_baseline
-from edgeprune.pipeline.bundles import ExportSummary, export_level
+from edgeprune.pipeline.bundles import ExportOutcome, ExportSummary, export_levels
 from edgeprune.pipeline.finished import AuditSummary, audit_levels, finished_levels
 from edgeprune.pipeline.levels import Outcome, PruneSummary, prune_to_schedule
 from edgeprune.pipeline.preview import estimate_seconds, preview_plans
@@ -14,6 +14,7 @@ from edgeprune.pipeline.workspace import Reporter, SilentReporter, Workspace
 
 __all__ = [
     "AuditSummary",
+    "ExportOutcome",
     "ExportSummary",
     "Outcome",
     "PruneSummary",
@@ -22,7 +23,7 @@ __all__ = [
     "Workspace",
     "audit_levels",
     "estimate_seconds",
-    "export_level",
+    "export_levels",
     "finished_levels",
     "make_baseline",
     "open_baseline",

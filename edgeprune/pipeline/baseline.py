@@ -13,9 +13,17 @@ from edgeprune.batchnorm import restore_folded_batchnorm
 from edgeprune.data import Dataset, load_dataset, sample_images
 from edgeprune.errors import InputError
 from edgeprune.evaluation import evaluate_network
-from edgeprune.files import digest_json, staged_folder, write_atomic
+from edgeprune.files import digest_file, digest_json, staged_folder, write_atomic
 from edgeprune.learning import EpochRecord
-from edgeprune.pipeline.records import RECORD, BaselineRecord, DenseRecord, Inputs, load_record, save_record
+from edgeprune.pipeline.records import (
+    RECORD,
+    BaselineRecord,
+    DenseRecord,
+    Inputs,
+    load_record,
+    require_ours,
+    save_record,
+)
 from edgeprune.pipeline.settings import augmentation, data_digest, training_digest
 from edgeprune.pipeline.story import epoch_line
 from edgeprune.pipeline.workspace import Reporter, Workspace
@@ -26,7 +34,9 @@ from edgeprune.zoo import (
     Checkpoint,
     NetworkSpec,
     build_network,
+    check_network,
     checkpoint_digest,
+    is_checkpoint,
     load_checkpoint,
     load_initial_weights,
     save_checkpoint,
@@ -124,11 +134,12 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         edgeprune=__version__,
         recipe_part=training_digest(recipe),
         dataset=dataset.digest,
-        parent=digest_json(Path(recipe.model.weights).name),
+        parent=_initial_weights_digest(recipe.model.weights),
     )
     record = load_record(folder / RECORD, BaselineRecord)
-    if record is not None and record.inputs == inputs and checkpoint_digest(folder) == record.weights:
+    if record is not None and record.inputs == inputs and is_checkpoint(folder, record.weights):
         return record, False
+    require_ours(folder)
     spec = NetworkSpec(
         network=recipe.model.network,
         num_classes=len(dataset.classes),
@@ -139,6 +150,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = build_network(spec)
+    check_network(network, spec)
     initial = load_initial_weights(network, spec=spec, weights=recipe.model.weights)
     reporter.say(f"Initial weights: {initial.description}")
     mean, std, train = recipe.data.mean, recipe.data.std, recipe.train
@@ -206,6 +218,20 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         )
         write_atomic(staging / "README.md", card)
     return record, True
+
+
+def _initial_weights_digest(weights: str) -> str:
+    path = Path(weights)
+    if path.is_dir():
+        return checkpoint_digest(path)
+    return digest_file(path) if path.is_file() else digest_json(weights)
+
+
+def teacher_folder(recipe: Recipe, workspace: Workspace) -> Path:
+    """Where the checkpoint lies that recovery learns from."""
+    if recipe.recover.teacher == "baseline":
+        return workspace.baseline_folder(recipe)
+    return workspace.root / recipe.recover.teacher
 
 
 def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:

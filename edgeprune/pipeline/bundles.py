@@ -4,19 +4,22 @@ The pruned file is always held against the unpruned baseline's file, exported th
 """
 
 import platform
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune import __version__
 from edgeprune.data import PackedSplit
-from edgeprune.errors import GateFailedError
+from edgeprune.errors import EdgepruneError, GateFailedError
+from edgeprune.evaluation import predict_logits
 from edgeprune.files import digest_file, digest_json, write_json
 from edgeprune.manifest import MANIFEST, damaged_files, parse_manifest, unlisted_files
 from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, make_candidate, runtimes
-from edgeprune.pipeline.finished import audit_level, open_level
+from edgeprune.pipeline.finished import audit_level, choose_levels
 from edgeprune.pipeline.records import (
     RECORD,
     BaselineRecord,
@@ -29,6 +32,7 @@ from edgeprune.pipeline.records import (
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.bundle import publish_bundle
+from edgeprune.publish.catalogue import rebuild_catalogue
 from edgeprune.publish.facts import BundleFacts, DataFacts, GoldenVectors, LevelFacts
 from edgeprune.recipe import Recipe
 from edgeprune.results import CostReport, Gate, Verdict, as_json, at_most
@@ -66,36 +70,67 @@ class ExportSummary:
     up_to_date: bool
 
 
-def export_level(
-    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, level: str, target: float | None = None
-) -> ExportSummary:
-    """Audit, export, verify and publish one level, unless its bundle is up to date.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOutcome:
+    """How every level that was asked for ended: published or up to date, or the error that kept it back."""
+
+    summaries: tuple[ExportSummary, ...]
+    failures: dict[str, EdgepruneError]
+
+
+def export_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None) -> ExportOutcome:
+    """Audit, export, verify and publish one level, or every finished one, unless its bundle is up to date.
+
+    A level that fails does not keep the others from their bundles.
 
     Args:
-        recipe: what made the level, and the limits of the gates.
+        recipe: what made the levels, and the limits of the gates.
         workspace: where things lie.
         reporter: is told what goes on.
-        level: id of the level.
-        target: as it was typed, for the error.
+        target: the level's; None for all.
 
     Raises:
-        InputError: the level does not exist or was made by another recipe.
-        GateFailedError: a gate failed; nothing was published, the candidates stay for inspection.
+        InputError: the level does not exist or was made by another recipe, or there is none at all.
     """
     baseline = open_baseline(recipe, workspace, reporter)
-    folder, record = open_level(recipe, workspace, baseline, level, target)
-    dense_folder = workspace.level_folder(recipe, "dense")
+    levels = choose_levels(recipe, workspace, reporter, baseline, target=target)
+    dense = cache(
+        lambda: make_candidate(
+            recipe, baseline, baseline.checkpoint, workspace.level_folder(recipe, "dense"), record=None
+        )
+    )
+    summaries, failures = [], {}
+    for level, (folder, record) in levels.items():
+        try:
+            summaries.append(_export_level(recipe, workspace, reporter, baseline, dense, folder=folder, record=record))
+        except EdgepruneError as error:
+            failures[level] = error
+    return ExportOutcome(summaries=tuple(summaries), failures=failures)
+
+
+def _export_level(
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    baseline: Baseline,
+    dense_candidate: Callable[[], Candidate],
+    *,
+    folder: Path,
+    record: LevelRecord,
+) -> ExportSummary:
+    level = record.level
     bundle = workspace.exports / f"{recipe.name}-{level}"
     inputs = Inputs(
         edgeprune=__version__,
-        recipe_part=_export_digest(recipe),
+        recipe_part=digest_json([runtimes(), recipe.digest]),  # a new runtime must prove the file anew
         dataset=baseline.dataset.digest,
         parent=record.weights,
-        teacher=baseline.weights,
+        baseline=baseline.weights,
         target=record.plan.target,
     )
     done = load_record(folder / "export.json", ExportRecord)
     if done is not None and done.inputs == inputs and _is_intact(bundle, done):
+        rebuild_catalogue(workspace.exports)
         return ExportSummary(
             level=level,
             bundle=bundle,
@@ -103,39 +138,59 @@ def export_level(
             cost=record.cost,
             dense_cost=baseline.dense.cost,
             file_bytes=(bundle / MODEL).stat().st_size,
-            dense_file_bytes=(dense_folder / "candidates" / MODEL).stat().st_size,
+            dense_file_bytes=done.dense_file_bytes,
             up_to_date=True,
         )
     reporter.say(f"{level}: exporting and proving model.onnx on {len(baseline.dataset.test.labels)} test images")
     checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
-    cost = audit_level(checkpoint, folder)
+    cost = audit_level(checkpoint, folder, dense=baseline.dense.cost)
     with reporter.track(f"exporting {level}") as progress:
-        dense = make_candidate(recipe, baseline, baseline.checkpoint, dense_folder, record=None)
+        dense = dense_candidate()
         progress(1, 4)
         pruned = make_candidate(recipe, baseline, checkpoint, folder, record=record)
         progress(2, 4)
-        initial = _initial_weights(recipe, workspace)
-        facts = _verify(recipe, baseline, record, pruned=pruned, dense=dense, initial=initial)
+        facts = _verify(
+            recipe,
+            baseline,
+            record,
+            pruned=pruned,
+            dense=dense,
+            torch_logits=predict_logits(
+                checkpoint.network, baseline.dataset.test, mean=checkpoint.mean, std=checkpoint.std
+            ),
+            initial=_initial_weights(recipe, workspace),
+        )
         progress(3, 4)
         verdict = facts.verdict
         write_json(folder / "verify.json", {"passed": verdict.passed, "gates": as_json(verdict.gates)})
         if not verdict.passed:
-            save_record(folder / "export.json", ExportRecord(inputs=inputs, verdict=verdict, manifest=""))
             raise GateFailedError(
                 f"{level}: {sum(not gate.passed for gate in verdict.gates)} of {len(verdict.gates)} gates failed, so "
                 "nothing was published.",
                 f"look at {folder / 'verify.json'} and the candidates beside it, or export a lower target",
             )
-        publish_bundle(
+        published = publish_bundle(
             exports=workspace.exports,
             facts=facts,
             model_files={MODEL: pruned.export.path},
-            golden=_golden_vectors(baseline.dataset.test, pruned.file_logits),
+            golden=_golden_vectors(baseline.dataset.test, pruned.logits),
             config_yaml=recipe.without_local_paths().to_yaml(),
-            environment=_environment(facts),
+            environment={
+                **runtimes(),
+                "cpu": facts.latency.cpu,
+                "python": platform.python_version(),
+                "system": platform.system(),
+            },
         )
-        manifest = digest_file(bundle / MANIFEST)
-        save_record(folder / "export.json", ExportRecord(inputs=inputs, verdict=verdict, manifest=manifest))
+        for note in published.catalogue.left_out:
+            reporter.say(f"not in index.json: {note}")
+        kept = ExportRecord(
+            inputs=inputs,
+            verdict=verdict,
+            manifest=published.manifest_sha256,
+            dense_file_bytes=dense.export.size_bytes,
+        )
+        save_record(folder / "export.json", kept)
         progress(4, 4)
     return ExportSummary(
         level=level,
@@ -147,15 +202,6 @@ def export_level(
         dense_file_bytes=dense.export.size_bytes,
         up_to_date=False,
     )
-
-
-def _export_digest(recipe: Recipe) -> str:
-    # A new runtime must prove the file anew.
-    return digest_json([runtimes(), recipe.part_digest("export", "verify"), recipe.name, recipe.goal])
-
-
-def _environment(facts: BundleFacts) -> dict[str, str]:
-    return {**runtimes(), "cpu": facts.latency.cpu, "python": platform.python_version(), "system": platform.system()}
 
 
 def _is_intact(bundle: Path, done: ExportRecord) -> bool:
@@ -172,21 +218,28 @@ def _initial_weights(recipe: Recipe, workspace: Workspace) -> str:
 
 
 def _verify(
-    recipe: Recipe, baseline: Baseline, record: LevelRecord, *, pruned: Candidate, dense: Candidate, initial: str
+    recipe: Recipe,
+    baseline: Baseline,
+    record: LevelRecord,
+    *,
+    pruned: Candidate,
+    dense: Candidate,
+    torch_logits: np.ndarray,
+    initial: str,
 ) -> BundleFacts:
     limits, dataset, data = recipe.verify, baseline.dataset, recipe.data
     probe = normalise_pixels(np.asarray(dataset.test.images[:PROBE_IMAGES]), data.mean, data.std)
     latency = compare_latency(pruned.export.path, dense.export.path, probe)
     comparison = compare_accuracy(
-        file_logits=pruned.file_logits, reference_logits=dense.file_logits, labels=np.asarray(dataset.test.labels)
+        file_logits=pruned.logits, reference_logits=dense.logits, labels=np.asarray(dataset.test.labels)
     )
     gates: list[Gate] = [
         *check_graph(pruned.export.path),
         check_metadata(pruned.export.path, pruned.metadata),
         check_simplification(pruned.export.simplify_difference),
         *check_parity(
-            file_logits=pruned.file_logits,
-            torch_logits=pruned.torch_logits,
+            file_logits=pruned.logits,
+            torch_logits=torch_logits,
             min_agreement=limits.min_agreement,
             max_difference=limits.max_logit_difference,
         ),
@@ -223,7 +276,7 @@ def _verify(
         weights=initial,
         dynamic_batch=recipe.export.dynamic_batch,
         pruned=LevelFacts(
-            costs=replace(pruned.cost, checkpoint_bytes=record.cost.checkpoint_bytes),
+            costs=record.cost,
             val=record.val,
             test=record.test,
             file_accuracy=comparison.accuracy,

@@ -19,7 +19,6 @@ from edgeprune.plan import find_groups
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.prune import pad_channels
 from edgeprune.recipe import Recipe
-from edgeprune.results import CostReport
 from edgeprune.verify.onnx_runtime import run_onnx
 from edgeprune.verify.parity import scaled_difference
 from edgeprune.zoo import Checkpoint
@@ -33,15 +32,21 @@ FAST_MULTIPLE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A file on disk that no gate has seen yet, with what torch says to the same test images."""
+    """A file on disk that no gate has seen yet.
+
+    Attributes:
+        export: the file, and what was proven while it was written.
+        metadata: what was written into it.
+        file_macs: multiply-accumulates of the file, counter fvcore, where channels were padded; else None.
+        padding_difference: scaled difference of the padded network's logits in torch; 0 where nothing was padded.
+        logits: of the file in onnxruntime on the test split, shape (n, classes).
+    """
 
     export: OnnxExport
     metadata: dict[str, str]
-    cost: CostReport
     file_macs: int | None
     padding_difference: float
-    torch_logits: np.ndarray
-    file_logits: np.ndarray
+    logits: np.ndarray
 
 
 def make_candidate(
@@ -49,15 +54,15 @@ def make_candidate(
 ) -> Candidate:
     """Export a level, or the unpruned network where there is no record."""
     size, data, test = checkpoint.spec.image_size, recipe.data, baseline.dataset.test
-    cost = audit_cost(checkpoint.network, image_size=size)
     network, file_macs, difference = checkpoint.network, None, 0.0
-    torch_logits = predict_logits(network, test, mean=data.mean, std=data.std)
     if recipe.prune.align % FAST_MULTIPLE:
         groups = find_groups(network, image_size=size, scope=recipe.prune.scope, protect=())
         network = pad_channels(network, groups, multiple=FAST_MULTIPLE)
         file_macs = audit_cost(network, image_size=size).macs
-        padded_logits = predict_logits(network, test, mean=data.mean, std=data.std)
-        difference = scaled_difference(padded_logits, torch_logits)
+        difference = scaled_difference(
+            predict_logits(network, test, mean=data.mean, std=data.std),
+            predict_logits(checkpoint.network, test, mean=data.mean, std=data.std),
+        )
     metadata = ModelMetadata(
         name=recipe.name,
         level=record.level if record else "dense",
@@ -68,7 +73,7 @@ def make_candidate(
         std=data.std,
         target=record.plan.target if record else 0.0,
         achieved=record.plan.achieved if record else 0.0,
-        macs=f"{file_macs or cost.macs} fvcore",
+        macs=f"{file_macs or (record or baseline.dense).cost.macs} fvcore",
         accuracy=f"{(record or baseline.dense).test.accuracy} on test, torch",
         data_digest=baseline.dataset.digest,
         recipe_digest=recipe.digest,
@@ -92,11 +97,9 @@ def make_candidate(
     return Candidate(
         export=export,
         metadata=metadata,
-        cost=cost,
         file_macs=file_macs,
         padding_difference=difference,
-        torch_logits=torch_logits,
-        file_logits=run_onnx(export.path, images),
+        logits=run_onnx(export.path, images),
     )
 
 

@@ -7,14 +7,14 @@ from edgeprune import __version__
 from edgeprune.audit import audit_cost
 from edgeprune.errors import InputError
 from edgeprune.files import write_json
-from edgeprune.pipeline.baseline import Baseline, open_baseline
+from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.recipe import Recipe
 from edgeprune.results import CostReport, as_json
 from edgeprune.schedule import level_id
-from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint
+from edgeprune.zoo import Checkpoint, checkpoint_digest, is_checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class AuditSummary:
 
 
 def finished_levels(recipe: Recipe, workspace: Workspace) -> list[str]:
-    """Levels of a recipe that are on disk, by rising sparsity; those of another recipe's making are found out later."""
+    """Ids of the levels of this name that are on disk, by rising sparsity, whatever recipe made them."""
     found = []
     for path in workspace.models.glob(f"{recipe.name}-s*/{RECORD}"):
         record = load_record(path, LevelRecord)
@@ -35,19 +35,41 @@ def finished_levels(recipe: Recipe, workspace: Workspace) -> list[str]:
     return [level for _, level in sorted(found)]
 
 
+def choose_levels(
+    recipe: Recipe, workspace: Workspace, reporter: Reporter, baseline: Baseline, *, target: float | None
+) -> dict[str, tuple[Path, LevelRecord]]:
+    """The level of a target, or every finished level that is what the recipe says; the others are named.
+
+    Returns:
+        Level id to folder and record.
+
+    Raises:
+        InputError: the level that was asked for cannot be used, or there is none at all.
+    """
+    if target is not None:
+        return {level_id(target): open_level(recipe, workspace, baseline, level_id(target), target)}
+    chosen = {}
+    for level in finished_levels(recipe, workspace):
+        try:
+            chosen[level] = open_level(recipe, workspace, baseline, level, None)
+        except InputError as error:
+            reporter.say(f"{level} is left out: {error.problem}")
+    if not chosen:
+        raise InputError(f"No level of {recipe.name!r} is finished.", "prune first: make prune")
+    return chosen
+
+
 def audit_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None) -> AuditSummary:
     """Costs of one level, or of every finished one, written to each level's audit.json.
 
     Raises:
-        InputError: the level that was asked for does not exist.
+        InputError: the level that was asked for does not exist, or there is none.
     """
     baseline = open_baseline(recipe, workspace, reporter)
-    names = [level_id(target)] if target is not None else finished_levels(recipe, workspace)
     costs = {}
-    for name in names:
-        folder, record = open_level(recipe, workspace, baseline, name, target)
+    for level, (folder, _) in choose_levels(recipe, workspace, reporter, baseline, target=target).items():
         checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
-        costs[record.level] = audit_level(checkpoint, folder)
+        costs[level] = audit_level(checkpoint, folder, dense=baseline.dense.cost)
     return AuditSummary(dense=baseline.dense.cost, levels=costs)
 
 
@@ -62,27 +84,37 @@ def open_level(
     folder = workspace.level_folder(recipe, level)
     record = load_record(folder / RECORD, LevelRecord)
     wanted = target if target is not None else (record.plan.target if record is not None else None)
-    command = f"make prune TARGET={wanted:g}" if wanted is not None else "make prune"
+    command = f"make prune TARGET={wanted:g}, with the same RECIPE and DATA" if wanted is not None else "make prune"
     if record is None:
         there = ", ".join(finished_levels(recipe, workspace)) or "none"
         raise InputError(f"The level {level} of {recipe.name!r} does not exist (finished: {there}).", command)
-    if (
-        record.inputs.recipe_part != recovery_digest(recipe)
-        or record.inputs.dataset != baseline.dataset.digest
-        or record.inputs.edgeprune != __version__
-    ):
+    if record.inputs.dataset != baseline.dataset.digest:
         raise InputError(
-            f"The level {level} in {folder} was made by another recipe, other images or another edgeprune.", command
+            f"The level {level} in {folder} was made with other images than {baseline.dataset.source} gives now.",
+            f"the DATA that it was pruned with; or {command}",
         )
-    if checkpoint_digest(folder) != record.weights:
-        raise InputError(f"The weights in {folder} are not those that its record names.", command)
+    inputs = record.inputs
+    differing = [
+        what
+        for what, found, wanted_now in (
+            ("another recipe", inputs.recipe_part, recovery_digest(recipe)),
+            ("another baseline", inputs.baseline, baseline.weights),
+            ("another teacher", inputs.teacher, checkpoint_digest(teacher_folder(recipe, workspace))),
+            (f"edgeprune {inputs.edgeprune}", inputs.edgeprune, __version__),
+        )
+        if found != wanted_now
+    ]
+    if differing:
+        raise InputError(f"The level {level} in {folder} was made by {' and '.join(differing)}.", command)
+    if not is_checkpoint(folder, record.weights):
+        raise InputError(f"The checkpoint in {folder} is damaged: it is not what its record names.", command)
     return folder, record
 
 
-def audit_level(checkpoint: Checkpoint, folder: Path) -> CostReport:
-    """Count what a level costs and keep it as audit.json."""
+def audit_level(checkpoint: Checkpoint, folder: Path, *, dense: CostReport) -> CostReport:
+    """Count what a level costs and keep it as audit.json, beside what the unpruned network costs."""
     cost = audit_cost(
         checkpoint.network, image_size=checkpoint.spec.image_size, weights_file=folder / "model.safetensors"
     )
-    write_json(folder / "audit.json", {"cost": as_json(cost), "macs_fvcore": cost.macs})
+    write_json(folder / "audit.json", {"level": as_json(cost), "dense": as_json(dense)})
     return cost

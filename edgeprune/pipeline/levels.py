@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune import __version__
 from edgeprune.errors import UnreachableTargetError
-from edgeprune.pipeline.baseline import Baseline, open_baseline
+from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
 from edgeprune.pipeline.one_level import Source, make_level
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
@@ -23,7 +23,7 @@ from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
 from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config, unfinished_run
 from edgeprune.schedule import level_id, schedule_up_to
-from edgeprune.zoo import checkpoint_digest
+from edgeprune.zoo import is_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ class PruneSummary:
         baseline: what it started from.
         prunable: channels in scope.
         outcomes: one a target, in schedule order.
+        threshold: validation accuracy below which the schedule stops.
         stopped: why the run stopped early, or an empty string.
         run: folder of the run, or None when every level was up to date.
     """
@@ -58,6 +59,7 @@ class PruneSummary:
     baseline: Baseline
     prunable: int
     outcomes: tuple[Outcome, ...]
+    threshold: float
     stopped: str
     run: Path | None
 
@@ -91,7 +93,7 @@ def prune_to_schedule(
     if unfinished_run(workspace.runs, name=recipe.name, kind="prune", config_yaml=effective.to_yaml()):
         # Interrupted between the last level and the closing table, it still owes its results.
         story.started()
-    teacher = Source("teacher", _teacher_folder(recipe, workspace, baseline))
+    teacher = Source("teacher", teacher_folder(recipe, workspace))
     parent = Source("dense", baseline.folder)
     outcomes: list[Outcome] = []
     stopped = ""
@@ -104,12 +106,13 @@ def prune_to_schedule(
             recipe_part=recovery_digest(recipe),
             dataset=baseline.dataset.digest,
             parent=parent.weights,
+            baseline=baseline.weights,
             teacher=teacher.weights,
             target=step,
         )
         folder = workspace.level_folder(recipe, level_id(step))
         record = load_record(folder / RECORD, LevelRecord)
-        fresh = record is not None and record.inputs == inputs and checkpoint_digest(folder) == record.weights
+        fresh = record is not None and record.inputs == inputs and is_checkpoint(folder, record.weights)
         if not fresh:
             try:
                 record = make_level(
@@ -124,7 +127,8 @@ def prune_to_schedule(
                     reporter=reporter,
                 )
             except UnreachableTargetError as error:
-                story.say(f"Target {step:.2%} is n/a: {error.problem}")
+                # Only a run that makes something has a directory, or every repetition would leave one.
+                (story if story.run is not None else reporter).say(f"Target {step:.2%} is n/a: {error.problem}")
                 outcomes.append(Outcome(target=step, record=None, reason=error.problem))
                 continue
         assert record is not None
@@ -140,10 +144,11 @@ def prune_to_schedule(
         baseline=baseline,
         prunable=made[0].plan.prunable if made else prunable(),
         outcomes=tuple(outcomes),
+        threshold=threshold,
         stopped=stopped,
         run=story.run.path if story.run is not None else None,
     )
-    _close(summary, effective, workspace, story, threshold)
+    _close(summary, effective, workspace, story)
     return summary
 
 
@@ -165,18 +170,12 @@ def _count_prunable(recipe: Recipe, baseline: Baseline) -> int:
     return sum(group.channels for group in groups)
 
 
-def _teacher_folder(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> Path:
-    if recipe.recover.teacher == "baseline":
-        return baseline.folder
-    return workspace.root / recipe.recover.teacher
-
-
-def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story: RunStory, threshold: float) -> None:
+def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story: RunStory) -> None:
     if story.run is None:
         return
     rows = [(outcome.target, outcome.record, outcome.reason) for outcome in summary.outcomes]
     table = closing_table(rows)
-    facts = state_facts(rows, baseline=summary.baseline.dense.val.accuracy.value, threshold=threshold)
+    facts = state_facts(rows, baseline=summary.baseline.dense.val.accuracy.value, threshold=summary.threshold)
     story.say("", *table)
     results: dict[str, Any] = {
         "run": story.run.id,
@@ -185,7 +184,7 @@ def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story
         "split_digest": summary.baseline.dataset.split_digest,
         "baseline": as_json(summary.baseline.dense),
         "prunable_channels": summary.prunable,
-        "threshold": threshold,
+        "threshold": summary.threshold,
         "stopped": summary.stopped,
         "levels": [
             {

@@ -12,7 +12,7 @@ from edgeprune.evaluation import evaluate_network
 from edgeprune.files import staged_folder
 from edgeprune.learning import EpochRecord, Fit
 from edgeprune.pipeline.baseline import Baseline
-from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, save_record
+from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, require_ours, save_record
 from edgeprune.pipeline.settings import recalibrate, recover
 from edgeprune.pipeline.story import RunStory, epoch_line
 from edgeprune.pipeline.workspace import Reporter
@@ -72,6 +72,7 @@ def make_level(
         InputError: the teacher answers other classes or another size.
     """
     began = time.perf_counter()
+    require_ours(folder)
     data, level, dataset = recipe.data, level_id(inputs.target), baseline.dataset
     teaching = _open_teacher(recipe, teacher, baseline)
     plan, pruned = _cut(recipe, parent, inputs.target, prunable=prunable, story=story)
@@ -153,6 +154,12 @@ def _cut(
 def _open_teacher(recipe: Recipe, teacher: Source, baseline: Baseline) -> nn.Module:
     checkpoint = teacher.open(recipe)
     classes, size = baseline.dataset.classes, recipe.data.image_size
+    if (checkpoint.mean, checkpoint.std) != (recipe.data.mean, recipe.data.std):
+        raise InputError(
+            f"recover.teacher = {recipe.recover.teacher!r} was trained with mean {list(checkpoint.mean)} and std "
+            f"{list(checkpoint.std)}, the recipe has {list(recipe.data.mean)} and {list(recipe.data.std)}.",
+            "a teacher with the same normalisation, or teacher: baseline",
+        )
     if checkpoint.classes != classes or checkpoint.spec.image_size != size:
         raise InputError(
             f"recover.teacher = {recipe.recover.teacher!r} answers {len(checkpoint.classes)} classes at "

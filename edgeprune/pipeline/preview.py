@@ -1,8 +1,9 @@
 """What a prune run would do, without doing it."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from edgeprune.errors import UnreachableTargetError
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.settings import recover
 from edgeprune.plan import choose_channels, find_groups, score_channels
@@ -11,23 +12,36 @@ from edgeprune.results import ChannelPlan
 from edgeprune.schedule import schedule_up_to
 
 
-def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> tuple[ChannelPlan, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """Plans of the targets that can be reached, and one sentence for each that cannot."""
+
+    plans: tuple[ChannelPlan, ...]
+    unreachable: tuple[str, ...]
+
+
+def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> Preview:
     """What each target would leave if all went at once from the unpruned weights; recovery changes later rankings."""
     checkpoint, prune = baseline.checkpoint, recipe.prune
     census = find_groups(
         checkpoint.network, image_size=checkpoint.spec.image_size, scope=prune.scope, protect=prune.protect
     )
     scores = score_channels(checkpoint.network, census, importance=prune.importance)
-    return tuple(
-        choose_channels(
-            scores,
-            target=step,
-            prunable=sum(group.channels for group in census),
-            importance=prune.importance,
-            align=prune.align,
-        )
-        for step in schedule_up_to(prune.targets, target)
-    )
+    plans, unreachable = [], []
+    for step in schedule_up_to(prune.targets, target):
+        try:
+            plan = choose_channels(
+                scores,
+                target=step,
+                prunable=sum(group.channels for group in census),
+                importance=prune.importance,
+                align=prune.align,
+            )
+        except UnreachableTargetError as error:
+            unreachable.append(error.problem)
+        else:
+            plans.append(plan)
+    return Preview(plans=tuple(plans), unreachable=tuple(unreachable))
 
 
 def estimate_seconds(recipe: Recipe, baseline: Baseline, *, levels: int) -> float:

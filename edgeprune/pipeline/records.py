@@ -8,9 +8,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgeprune.errors import InputError
 from edgeprune.export.onnx_file import OnnxExport
-from edgeprune.files import digest_json, read_json, write_json
+from edgeprune.files import read_json, write_json
 from edgeprune.learning import EpochRecord
 from edgeprune.results import ChannelPlan, CostReport, Evaluation, Verdict, as_json
+from edgeprune.zoo.checkpoint import ARCHITECTURE
 
 RECORD = "record.json"
 Record = TypeVar("Record")
@@ -24,8 +25,9 @@ class Inputs:
         edgeprune: version.
         recipe_part: digest of the seed and the recipe's sections that the step reads.
         dataset: digest of every image, label and split.
-        parent: digest of the weights that the step starts from.
-        teacher: digest of the teacher's weights, or an empty string.
+        parent: digest of the checkpoint that the step starts from.
+        baseline: digest of the unpruned checkpoint that all of it descends from, or an empty string.
+        teacher: digest of the teacher, or an empty string.
         target: channel sparsity asked for, or 0.
     """
 
@@ -33,13 +35,9 @@ class Inputs:
     recipe_part: str
     dataset: str
     parent: str
+    baseline: str = ""
     teacher: str = ""
     target: float = 0.0
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all of it."""
-        return digest_json(as_json(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +115,16 @@ class ExportRecord:
     """The last export of a level: what it was made from, what the gates said, and which bundle came of it.
 
     Attributes:
-        inputs: ``parent`` is the digest of the level's weights, ``teacher`` that of the baseline's.
+        inputs: ``parent`` is the digest of the level.
         verdict: all gates.
         manifest: digest of the bundle's manifest, or an empty string when a gate failed.
+        dense_file_bytes: size of the unpruned network's file.
     """
 
     inputs: Inputs
     verdict: Verdict
     manifest: str
+    dense_file_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +140,21 @@ class KeptExport:
     key: str
     sha256: str
     export: OnnxExport
+
+
+def require_ours(folder: Path) -> None:
+    """Refuse to replace a folder that no step of ours has written.
+
+    Raises:
+        InputError: the folder is there, holds something, and is no checkpoint.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is there already and is no folder.", "move it away")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_file() for name in (RECORD, ARCHITECTURE)):
+        raise InputError(
+            f"{folder} holds files that edgeprune did not write, and this step would replace them.",
+            "move them away, or choose another name in the recipe",
+        )
 
 
 def save_record(path: Path, record: object) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from edgeprune.batchnorm import recalibrate_batchnorm
 from edgeprune.data import Dataset, augment_batch, sample_images
+from edgeprune.files import digest_json
 from edgeprune.learning import Augment, EpochRecord, Fit
 from edgeprune.pipeline.workspace import Progress
 from edgeprune.recipe import Recipe
@@ -20,10 +21,15 @@ def training_digest(recipe: Recipe) -> str:
 
 def recovery_digest(recipe: Recipe) -> str:
     """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
+    schedule = {"targets": (), "min_accuracy": None, "max_drop": None}
     part = recipe.model_copy(
-        update={"prune": recipe.prune.model_copy(update={"targets": (), "min_accuracy": None, "max_drop": None})}
+        update={
+            "prune": recipe.prune.model_copy(update=schedule),
+            # Where the teacher lies does not matter; who it is stands in the level's inputs.
+            "recover": recipe.recover.model_copy(update={"teacher": ""}),
+        }
     )
-    return data_digest(part, "augment", "prune", "recalibrate", "recover")
+    return digest_json([data_digest(part, "augment", "prune", "recalibrate", "recover"), recipe.train.bn_momentum])
 
 
 def data_digest(recipe: Recipe, *sections: str) -> str:

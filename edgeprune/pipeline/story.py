@@ -108,7 +108,7 @@ def state_facts(rows: Sequence[Row], *, baseline: float, threshold: float) -> li
         f"Levels at or above the threshold {threshold:.4f}: {', '.join(within) or 'none'}.",
         f"Best accuracy per MAC: {frugal.level} ({frugal.val.accuracy.value:.4f} at {macs}).",
     ]
-    missing = [f"{target:.0%}" for target, record, _ in rows if record is None]
+    missing = [f"{target:.2%}" for target, record, _ in rows if record is None]
     if missing:
         facts.append(f"Not reached: {', '.join(missing)}.")
     return facts

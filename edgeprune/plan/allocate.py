@@ -28,9 +28,9 @@ def choose_channels(
 
     Each layer's channels are sorted by score and cut into blocks of ``align``; only the first block of a layer may be
     smaller, so that what stays is a multiple of ``align`` from the first removal on. Blocks are ranked globally by
-    their mean score. Because means rise from block to block within a layer, taking the lowest ones first never takes
-    a block before a lesser one of its layer. The plan stops at the first fraction that is not below the target, and
-    hands back blocks that turn out not to be needed. The last block of a layer always stays.
+    their mean score. Because means never fall from block to block within a layer, taking the lowest ones first never
+    takes a block before a lesser one of its layer. The plan stops at the nearest fraction not below the target that
+    whole blocks can reach. The last block of a layer always stays.
 
     Args:
         scores: group name to one score a channel, in network order: the channels that are still there.
@@ -50,20 +50,13 @@ def choose_channels(
     present = sum(len(values) for values in scores.values())
     # The small slack keeps 0.07 * 100 = 7.000000000000001 from becoming 8.
     needed = math.ceil(target * prunable - 1e-6) - (prunable - present)
-    blocks = sorted(
-        block for index, values in enumerate(scores.values()) for block in _removable_blocks(index, values, align)
-    )
-    reachable = sum(len(block.channels) for block in blocks)
+    layers = [_removable_blocks(index, values, align) for index, values in enumerate(scores.values())]
+    reachable = sum(len(block.channels) for blocks in layers for block in blocks)
     if needed > reachable:
         raise UnreachableTargetError(target, highest=(prunable - present + reachable) / prunable, align=align)
-    taken: list[_Block] = []
-    removed = 0
-    for block in blocks:
-        if removed >= needed:
-            break
-        taken.append(block)
-        removed += len(block.channels)
-    removed_channels = _without_surplus(taken, surplus=removed - needed)
+    odd = any(len(block.channels) != align for blocks in layers for block in blocks)
+    taken = _fit_odd_blocks(layers, needed, align) if odd else _lowest_blocks(layers, needed, align)
+    removed_channels = {(block.group, channel) for block in taken for channel in block.channels}
     groups = tuple(
         GroupPlan(
             layer=layer,
@@ -93,15 +86,38 @@ def _removable_blocks(group: int, scores: np.ndarray, align: int) -> list[_Block
     ]
 
 
-def _without_surplus(taken: list[_Block], *, surplus: int) -> set[tuple[int, int]]:
-    """Channels of the taken blocks, less blocks that fit into the surplus, the most important handed back first."""
-    final_groups: set[int] = set()
-    removed: set[tuple[int, int]] = set()
-    for block in reversed(taken):
-        # Only the last taken block of a layer can be handed back, or a lesser one would outlive a better one.
-        if block.group not in final_groups and len(block.channels) <= surplus:
-            surplus -= len(block.channels)
-            continue
-        final_groups.add(block.group)
-        removed |= {(block.group, channel) for channel in block.channels}
-    return removed
+def _lowest_blocks(layers: list[list[_Block]], needed: int, align: int) -> list[_Block]:
+    return sorted(block for blocks in layers for block in blocks)[: max(math.ceil(needed / align), 0)]
+
+
+def _fit_odd_blocks(layers: list[list[_Block]], needed: int, align: int) -> list[_Block]:
+    """The nearest total not below ``needed``, and of all ways to reach it the one with the least sum of scores.
+
+    Where blocks differ in size, the lowest ones may add up to more than is needed while others fit. So the least sum
+    for every total is found layer by layer (a knapsack); with blocks of one size it would be the lowest blocks.
+    """
+    if needed <= 0:
+        return []
+    size = needed + align  # the nearest total is at most one block above
+    least = np.full(size, np.inf)
+    least[0] = 0.0
+    choices = []
+    for blocks in layers:
+        options = np.full((len(blocks) + 1, size), np.inf)
+        options[0] = least
+        channels, score = 0, 0.0
+        for row, block in enumerate(blocks, start=1):
+            channels += len(block.channels)
+            score += block.score * len(block.channels)
+            if channels >= size:
+                break
+            options[row, channels:] = least[:-channels] + score
+        choices.append(options.argmin(axis=0))
+        least = options.min(axis=0)
+    total = needed + int(np.isfinite(least[needed:]).argmax())
+    taken: list[_Block] = []
+    for blocks, choice in zip(reversed(layers), reversed(choices), strict=True):
+        first = blocks[: choice[total]]
+        taken += first
+        total -= sum(len(block.channels) for block in first)
+    return taken

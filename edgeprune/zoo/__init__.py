@@ -7,9 +7,9 @@
 - ``torchvision_models`` imports torchvision beside a CPU-only torch.
 """
 
-from edgeprune.zoo.build import NetworkSpec, build_network
+from edgeprune.zoo.build import NetworkSpec, build_network, check_network
 from edgeprune.zoo.channels import Channels, read_channels, resize_channels
-from edgeprune.zoo.checkpoint import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint
+from edgeprune.zoo.checkpoint import Checkpoint, checkpoint_digest, is_checkpoint, load_checkpoint, save_checkpoint
 from edgeprune.zoo.same_padding import SameConv2d
 from edgeprune.zoo.torchvision_import import torchvision_models
 from edgeprune.zoo.weights import InitialWeights, load_initial_weights
@@ -21,7 +21,9 @@ __all__ = [
     "NetworkSpec",
     "SameConv2d",
     "build_network",
+    "check_network",
     "checkpoint_digest",
+    "is_checkpoint",
     "load_checkpoint",
     "load_initial_weights",
     "read_channels",

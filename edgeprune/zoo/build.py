@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from edgeprune.errors import InputError
@@ -46,6 +47,29 @@ def build_network(spec: NetworkSpec) -> nn.Module:
     return network.eval()
 
 
+def check_network(network: nn.Module, spec: NetworkSpec) -> None:
+    """Run a network once, before hours are spent on it.
+
+    Raises:
+        InputError: it does not take images of this size, or does not answer one value a class.
+    """
+    try:
+        with torch.no_grad():
+            answer = network(torch.zeros(1, 3, spec.image_size, spec.image_size))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"model.network = {spec.network!r} does not run at {spec.image_size} x {spec.image_size} pixels: {reason}.",
+            "another data.image_size, or another network",
+        ) from None
+    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if shape != (1, spec.num_classes):
+        raise InputError(
+            f"model.network = {spec.network!r} answers {shape} for one image, expected (1, {spec.num_classes}).",
+            "a network that returns one logit a class",
+        )
+
+
 def _torchvision_classifier(spec: NetworkSpec) -> nn.Module:
     models = torchvision_models()
     # `module=` leaves out detection, segmentation, video and quantised networks.
@@ -56,7 +80,11 @@ def _torchvision_classifier(spec: NetworkSpec) -> nn.Module:
             f"model.network = {spec.network!r} is not one of torchvision's {len(known)} classifiers.",
             f"{' or '.join(nearest)}" if nearest else "mobilenet_v3_small, or package.module:function",
         )
-    extra = {"aux_logits": False, "init_weights": True} if spec.network in _WITHOUT_AUXILIARY_HEADS else {}
+    extra: dict[str, object] = {}
+    if spec.network in _WITHOUT_AUXILIARY_HEADS:
+        extra = {"aux_logits": False, "init_weights": True}
+    elif spec.network.startswith("vit_"):
+        extra = {"image_size": spec.image_size}  # its position embedding has one entry a patch
     network = models.get_model(spec.network, weights=None, num_classes=spec.num_classes, **extra)
     assert isinstance(network, nn.Module)
     return network
@@ -74,7 +102,13 @@ def _call_factory(spec: NetworkSpec) -> nn.Module:
             f"model.network = {spec.network!r} cannot be imported: {error}.",
             "check that `python -c 'import " + module_name + "'` works here and that the function is in it",
         ) from None
-    network = factory(num_classes=spec.num_classes)
+    try:
+        network = factory(num_classes=spec.num_classes)
+    except TypeError as error:
+        raise InputError(
+            f"model.network = {spec.network!r} cannot be called with num_classes={spec.num_classes}: {error}.",
+            "a function that takes num_classes as a keyword",
+        ) from None
     if not isinstance(network, nn.Module):
         raise InputError(
             f"model.network = {spec.network!r} returned {type(network).__name__}, not a torch.nn.Module.",

@@ -15,7 +15,7 @@ from torch import nn
 
 from edgeprune import __version__
 from edgeprune.errors import InputError
-from edgeprune.files import digest_file, read_json, write_atomic, write_json
+from edgeprune.files import digest_file, digest_json, read_json, write_atomic, write_json
 from edgeprune.zoo.build import NetworkSpec, build_network
 from edgeprune.zoo.channels import Channels, read_channels, resize_channels
 
@@ -126,11 +126,24 @@ def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoi
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """SHA-256 of the weights file: two checkpoints with equal digests are the same network."""
+    """SHA-256 of weights and architecture: checkpoints with equal digests are the same network, whoever wrote them.
+
+    Raises:
+        InputError: a file is missing, or architecture.json is damaged.
+    """
     path = folder / WEIGHTS
     if not path.is_file():
         raise InputError(f"{folder} holds no checkpoint ({WEIGHTS} is missing).", "make train, or check the path")
-    return digest_file(path)
+    architecture = _read_architecture(folder).model_dump(mode="json", exclude={"edgeprune"})
+    return digest_json([digest_file(path), architecture])
+
+
+def is_checkpoint(folder: Path, digest: str) -> bool:
+    """True when a folder holds the checkpoint of that digest, undamaged."""
+    try:
+        return checkpoint_digest(folder) == digest
+    except InputError:
+        return False
 
 
 def _build_without_weights(spec: NetworkSpec) -> nn.Module:

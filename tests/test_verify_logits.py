@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from edgeprune.logits import scaled_difference
 from edgeprune.results import Gate
-from edgeprune.verify import check_accuracy, check_parity, check_simplification, compare_accuracy, scaled_difference
+from edgeprune.verify import check_accuracy, check_parity, check_simplification, compare_accuracy
 
 
 def parity(file_logits: np.ndarray, torch_logits: np.ndarray) -> dict[str, Gate]:

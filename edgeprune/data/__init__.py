@@ -17,12 +17,11 @@ heavy is imported with this package.
 from edgeprune.data.augment import augment_batch
 from edgeprune.data.cache import PackedSplit
 from edgeprune.data.dataset import Dataset, load_dataset
-from edgeprune.data.decode import RESIZE_RULE, BrokenImageError, decode_image
+from edgeprune.data.decode import BrokenImageError, decode_image
 from edgeprune.data.loader import iterate_batches, sample_images
 from edgeprune.data.split import SPLITS, split_by_hash
 
 __all__ = [
-    "RESIZE_RULE",
     "SPLITS",
     "BrokenImageError",
     "Dataset",

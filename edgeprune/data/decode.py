@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # Part of every cache's key: raise it whenever a pixel may come out differently.
 DECODER_VERSION = 1
-RESIZE_RULE = "the whole image squashed to the square, antialiased bilinear (Pillow BILINEAR)"
 # Pillow's own limit, held here too because Pillow's can be changed by any library in the process.
 PIXEL_LIMIT = 178_956_970
 # The formats of IMAGE_SUFFIXES; a phone's MPO opens as JPEG. Pillow looks at the content, not at the name: without
@@ -66,8 +65,8 @@ def decode_image(content: bytes, image_size: int) -> "np.ndarray":
     The EXIF orientation is applied first. Transparent images are laid on white, as viewers show them. Grey images
     become three equal channels; 16-bit grey keeps its upper 8 bits (value / 257, rounded). CMYK is converted by
     Pillow without a colour profile, and embedded profiles are ignored. Of an animation the first frame counts.
-    Resizing is ``RESIZE_RULE``; images more than twice too large are first reduced by a whole factor (by the JPEG
-    decoder itself, else by averaging), which leaves at least twice the size asked for.
+    Resizing is ``RESIZE_RULE`` of ``edgeprune.formats``; images more than twice too large are first reduced by a whole
+    factor (by the JPEG decoder itself, else by averaging), which leaves at least twice the size asked for.
 
     Args:
         content: the bytes of a BMP, GIF, JPEG, PNG, PPM or PGM, TIFF or WebP file.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.files import write_atomic
+from edgeprune.logits import scaled_difference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,10 +240,7 @@ def _largest_difference(one: bytes, other: bytes, probe: "np.ndarray") -> float:
     noise = np.random.default_rng(0).standard_normal((_RANDOM_PROBES, *probe.shape[1:]), dtype=np.float32)
     images = np.concatenate([probe.astype(np.float32, copy=False), noise])
     first, second = (_run(content, images) for content in (one, other))
-    scale = float(np.max(np.abs(second)))
-    difference = float(np.max(np.abs(first - second)))
-    # Equal all-zero logits are equal; NaN stays NaN, and so is never small enough.
-    return 0.0 if difference == 0 else difference / scale if scale else float("inf")
+    return scaled_difference(first, second)
 
 
 def _run(content: bytes, images: "np.ndarray") -> "np.ndarray":

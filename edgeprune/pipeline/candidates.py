@@ -13,6 +13,7 @@ from edgeprune.evaluation import predict_logits
 from edgeprune.export.onnx_file import OnnxExport, write_onnx
 from edgeprune.files import digest_file, digest_json
 from edgeprune.formats import ModelMetadata
+from edgeprune.logits import scaled_difference
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.records import RECORD, KeptExport, LevelRecord, load_record, save_record
 from edgeprune.plan import find_groups
@@ -20,7 +21,6 @@ from edgeprune.preprocess import normalise_pixels
 from edgeprune.prune import pad_channels
 from edgeprune.recipe import Recipe
 from edgeprune.verify.onnx_runtime import run_onnx
-from edgeprune.verify.parity import scaled_difference
 from edgeprune.zoo import Checkpoint
 
 MODEL = "model.onnx"

@@ -150,7 +150,8 @@ def require_ours(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is there already and is no folder.", "move it away")
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_file() for name in (RECORD, ARCHITECTURE)):
+    ours = any((folder / name).is_file() for name in (RECORD, ARCHITECTURE))
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise InputError(
             f"{folder} holds files that edgeprune did not write, and this step would replace them.",
             "move them away, or choose another name in the recipe",

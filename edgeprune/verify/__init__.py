@@ -13,7 +13,7 @@ from edgeprune.verify.accuracy import PairedAccuracy, check_accuracy, compare_ac
 from edgeprune.verify.latency import check_latency, compare_latency
 from edgeprune.verify.onnx_graph import check_graph, check_metadata
 from edgeprune.verify.onnx_runtime import open_session, read_metadata, run_onnx
-from edgeprune.verify.parity import check_parity, check_simplification, scaled_difference
+from edgeprune.verify.parity import check_parity, check_simplification
 
 __all__ = [
     "PairedAccuracy",
@@ -28,5 +28,4 @@ __all__ = [
     "open_session",
     "read_metadata",
     "run_onnx",
-    "scaled_difference",
 ]

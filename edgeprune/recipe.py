@@ -191,7 +191,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
 
 def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None = None) -> Recipe:
@@ -267,10 +267,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-# YAML 1.1 wants a point and a sign ("1.0e-4"); everybody writes 1e-4, as YAML 1.2 and JSON do.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes the text that ``_StrictLoader`` would read as a number."""
+
+
+for _way in (_StrictLoader, _StrictDumper):
+    # YAML 1.1 wants a point and a sign ("1.0e-4"); everybody writes 1e-4, as YAML 1.2 and JSON do.
+    _way.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def _as_tuples(value: Any) -> Any:

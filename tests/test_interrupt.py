@@ -16,7 +16,7 @@ from edgeprune.verify.bundle import verify_bundle
 from edgeprune.zoo import checkpoint_digest, load_checkpoint
 
 TRAIN, PRUNE, EXPORT = ("train", "tiny.yaml"), ("prune", "tiny.yaml"), ("export", "tiny.yaml", "--target", "0.6")
-# Shares of a command's time: while Python starts, while it works, while it ends.
+# Shares of a command's time: while Python starts, while it works, while it ends. Fifteen blows in all.
 MOMENTS = (0.05, 0.35, 0.6, 0.8, 0.92)
 
 
@@ -151,13 +151,21 @@ def test_a_run_killed_before_its_closing_table_still_gets_one(undisturbed: Path,
     assert (root / "JOURNAL.md").read_bytes() == journal
 
 
+def kill_after(root: Path, command: tuple[str, ...], seconds: float) -> bool:
+    """Kill a command that has run for a while; False when it had ended by itself."""
+    process = start(root, command)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate(timeout=60)
+    return process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_killed_at_any_moment_of_any_command_everything_ends_the_same(trained: Path, tmp_path: Path) -> None:
     before = copied(trained, tmp_path / "before-train")
     for made in ("models", ".cache"):
         shutil.rmtree(before / made)
-    killed: dict[str, int] = {}
     for command in (TRAIN, PRUNE, EXPORT):
         after = copied(before, tmp_path / f"after-{command[0]}")
         began = time.monotonic()
@@ -165,26 +173,26 @@ def test_killed_at_any_moment_of_any_command_everything_ends_the_same(trained: P
         seconds = time.monotonic() - began
         root = copied(before, tmp_path / f"struck-{command[0]}")
         for moment in MOMENTS:
-            # Each blow meets a run from the beginning and what the last one left lying about, but no finished work.
-            for finished in visible(root / "models"):
-                if not (before / "models" / finished.name).exists():
-                    shutil.rmtree(finished)
-            process = start(root, command)
-            time.sleep(moment * seconds)
-            process.kill()
-            process.communicate(timeout=60)
-            killed[command[0]] = killed.get(command[0], 0) + (process.returncode == -signal.SIGKILL)
-            check_what_is_there(root)
+            killed = False
+            while not killed:
+                # Each blow meets what the last one left lying about, but no finished work.
+                for path in visible(root / "models"):
+                    if not (before / "models" / path.name).exists():
+                        shutil.rmtree(path)
+                killed = kill_after(root, command, moment * seconds)
+                check_what_is_there(root)
+                # Too late: the machine has become quieter.
+                seconds *= 1 if killed else 0.8
         run_to_the_end(root, command)
         check_what_is_there(root)
         assert digests(root) == digests(after)
-        if command is PRUNE:
-            assert (the_only_run(root) / "results.json").is_file()
-            assert (root / "JOURNAL.md").read_text(encoding="utf-8").count("**Run:**") == 1
+        # A run that had told everything when it was killed is a run of its own; every other one was continued.
+        runs = visible(root / "runs")
+        assert all((run / "results.json").is_file() for run in runs)
+        if runs:
+            assert (root / "JOURNAL.md").read_text(encoding="utf-8").count("**Run:**") == len(runs)
         for place in ("models", "exports"):
             assert not list((root / place).glob(".*")), "what a killed run left behind is cleared away"
-        if command is EXPORT:
-            model = "exports/tiny-s60/model.onnx"
-            assert (root / model).read_bytes() == (after / model).read_bytes()
+        for model in after.glob("exports/*/model.onnx"):
+            assert (root / model.relative_to(after)).read_bytes() == model.read_bytes()
         before = after
-    assert sum(killed.values()) >= 10, killed

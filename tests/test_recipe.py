@@ -247,3 +247,31 @@ def test_without_a_target_the_schedule_is_whole() -> None:
 def test_a_target_that_differs_by_rounding_is_the_step_itself() -> None:
     """0.1 + 0.2 is typed by nobody, but scripts compute it."""
     assert schedule_up_to((0.2, 0.3, 0.4), 0.1 + 0.2) == (0.2, 0.1 + 0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name: a\nrecover: {alpha: 0.5, alpha: 0.9}\n", "stands twice"),
+        ("name: a\nprune: &loop {targets: *loop}\n", "alias"),
+        ("[" * 5000, "cannot be read"),
+    ],
+)
+def test_what_yaml_would_let_pass_is_an_error(tmp_path: Path, text: str, reason: str) -> None:
+    """The last of two equal keys wins in YAML, silently: the run is not the one that was written down."""
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=reason):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_1e_minus_4_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: a\nrecover: {lr: 1e-4}\n", encoding="utf-8")
+    assert read_recipe(tmp_path / "recipe.yaml").recover.lr == 1e-4
+
+
+@pytest.mark.parametrize("name", ["tiny-s30", "tiny-s60_5", "tiny-dense"])
+def test_a_name_that_ends_like_a_level_is_refused(tmp_path: Path, name: str) -> None:
+    """Its baseline would lie in the folder of another recipe's level."""
+    (tmp_path / "recipe.yaml").write_text(f"name: {name}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="ends like a level"):
+        read_recipe(tmp_path / "recipe.yaml")

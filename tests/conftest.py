@@ -1,6 +1,10 @@
 """What many tests share: a hypothesis profile, networks that can tell right from wrong, and images in two shades."""
 
+import os
 from collections.abc import Callable
+
+# As the command line does; read when torch is loaded, so it stands before that.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import numpy as np
 import pytest

@@ -54,3 +54,7 @@ def test_every_recipe_key_in_the_table_exists() -> None:
         for key in re.findall(r"`([^`]+)`", row.split("|")[1]):
             section, _, name = key.rpartition(".") if "." in key else (section, "", key)
             assert name in Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_no_figure_is_still_to_be_filled_in() -> None:
+    assert "@@" not in README

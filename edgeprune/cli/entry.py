@@ -19,6 +19,10 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 a gate or target failed, 2 bad input, 130 interrupted."""
+    # How long OpenMP's threads spin before they sleep, read when torch is loaded. With libgomp's default of 300,000
+    # rounds, a second busy process on 2 cores made an epoch of recovery take 12 to 84 s instead of 4; with 30,000 it is
+    # 4.4 s either way (NOTES.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         _run(sys.argv[1:] or ["--help"])
     except EdgepruneError as error:

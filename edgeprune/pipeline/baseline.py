@@ -12,7 +12,7 @@ from edgeprune.audit import audit_cost
 from edgeprune.batchnorm import restore_folded_batchnorm
 from edgeprune.data import Dataset, load_dataset, sample_images
 from edgeprune.errors import InputError
-from edgeprune.evaluation import evaluate_network
+from edgeprune.evaluation import DIVERGED, evaluate_network
 from edgeprune.files import digest_file, digest_json, staged_folder, write_atomic
 from edgeprune.learning import EpochRecord
 from edgeprune.pipeline.records import (
@@ -180,6 +180,11 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
             seed=recipe.seed,
             on_epoch=tell,
             progress=progress,
+        )
+    if fit.epochs[fit.best_epoch - 1].val_loss >= DIVERGED:
+        raise InputError(
+            f"Training diverged: no epoch of {len(fit.epochs)} gave finite logits (train.lr = {train.lr:g}).",
+            "a lower train.lr",
         )
     checkpoint = Checkpoint(network=fit.network, spec=spec, classes=dataset.classes, mean=mean, std=std)
     with staged_folder(folder) as staging:

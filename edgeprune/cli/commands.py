@@ -15,7 +15,6 @@ from edgeprune import __version__
 from edgeprune.cli.console import (
     cost_values,
     open_reporter,
-    outcome_values,
     print_costs,
     print_failed_gates,
     print_json,
@@ -123,7 +122,7 @@ def prune(
             {
                 "prunable_channels": summary.prunable,
                 "baseline": plain(summary.baseline.dense),
-                "levels": [outcome_values(outcome) for outcome in summary.outcomes],
+                "levels": [outcome.as_values() for outcome in summary.outcomes],
                 "stopped": summary.stopped,
                 "run": str(summary.run) if summary.run else None,
             }

@@ -137,30 +137,6 @@ def print_failed_gates(path: Path) -> None:
         _print_gates([(gate["name"], gate["figure"], gate["limit"], gate["passed"], gate["detail"]) for gate in gates])
 
 
-def outcome_values(outcome: "Outcome") -> dict[str, Any]:
-    """One line of the closing table as JSON values."""
-    from edgeprune.schedule import level_id
-
-    record = outcome.record
-    values: dict[str, Any] = {
-        "target": outcome.target,
-        "level": level_id(outcome.target),
-        "reason": outcome.reason,
-        "up_to_date": outcome.up_to_date,
-    }
-    if record is not None:
-        values |= {
-            "achieved": record.plan.achieved,
-            "val_accuracy": record.val.accuracy.value,
-            "test_accuracy": record.test.accuracy.value,
-            "test_n": record.test.accuracy.n,
-            "test_interval": list(record.test.accuracy.interval),
-            "params": record.cost.params,
-            "macs_fvcore": record.cost.macs,
-        }
-    return values
-
-
 def cost_values(cost: "CostReport", dense: "CostReport") -> dict[str, Any]:
     """A cost report as JSON values, with its shares of the unpruned network."""
     from edgeprune.results import as_json

@@ -42,6 +42,26 @@ class Outcome:
     reason: str = ""
     up_to_date: bool = False
 
+    def as_values(self) -> dict[str, Any]:
+        """The line as JSON values, for results.json and ``--json``."""
+        values: dict[str, Any] = {
+            "target": self.target,
+            "level": level_id(self.target),
+            "reason": self.reason,
+            "up_to_date": self.up_to_date,
+        }
+        if self.record is not None:
+            values |= {
+                "achieved": self.record.plan.achieved,
+                "val_accuracy": self.record.val.accuracy.value,
+                "test_accuracy": self.record.test.accuracy.value,
+                "test_n": self.record.test.accuracy.n,
+                "test_interval": list(self.record.test.accuracy.interval),
+                "params": self.record.cost.params,
+                "macs_fvcore": self.record.cost.macs,
+            }
+        return values
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneSummary:
@@ -95,6 +115,7 @@ def prune_to_schedule(
         story.started()
     teacher = Source("teacher", teacher_folder(recipe, workspace))
     parent = Source("dense", baseline.folder)
+    recipe_part, teacher_weights = recovery_digest(recipe), teacher.weights
     outcomes: list[Outcome] = []
     stopped = ""
     for step in targets:
@@ -103,11 +124,11 @@ def prune_to_schedule(
             continue
         inputs = Inputs(
             edgeprune=__version__,
-            recipe_part=recovery_digest(recipe),
+            recipe_part=recipe_part,
             dataset=baseline.dataset.digest,
             parent=parent.weights,
             baseline=baseline.weights,
-            teacher=teacher.weights,
+            teacher=teacher_weights,
             target=step,
         )
         folder = workspace.level_folder(recipe, level_id(step))
@@ -186,19 +207,7 @@ def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story
         "prunable_channels": summary.prunable,
         "threshold": summary.threshold,
         "stopped": summary.stopped,
-        "levels": [
-            {
-                "target": outcome.target,
-                "level": level_id(outcome.target),
-                "achieved": outcome.record.plan.achieved if outcome.record else None,
-                "val_accuracy": outcome.record.val.accuracy.value if outcome.record else None,
-                "test_accuracy": outcome.record.test.accuracy.value if outcome.record else None,
-                "test_n": outcome.record.test.accuracy.n if outcome.record else None,
-                "test_interval": list(outcome.record.test.accuracy.interval) if outcome.record else None,
-                "reason": outcome.reason,
-            }
-            for outcome in summary.outcomes
-        ],
+        "levels": [outcome.as_values() for outcome in summary.outcomes],
     }
     values = effective.model_dump(mode="json")
     before = previous_config(workspace.runs, story.run)

@@ -4,17 +4,13 @@ The exporter leaves about 250 KB of its own notes in the graph (stack traces wit
 numbers its nodes by counters, and writes the opset it likes. All of that is replaced here and checked on the result.
 """
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.export.quiet import quiet
 from edgeprune.files import write_atomic
 from edgeprune.logits import scaled_difference
 
@@ -107,7 +103,7 @@ def _trace(network: "nn.Module", *, image_size: int, dynamic_batch: bool) -> "Mo
     example = torch.zeros(2 if dynamic_batch else 1, 3, image_size, image_size)
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 copied,
                 (example,),
@@ -128,28 +124,11 @@ def _trace(network: "nn.Module", *, image_size: int, dynamic_batch: bool) -> "Mo
     return program.model_proto
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what torch, onnxscript and onnxsim print, log and warn about their own progress to themselves."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
 def _simplify(model: "ModelProto") -> "ModelProto":
     import onnxsim
 
     try:
-        with _quiet():
+        with quiet():
             # Its own check uses random numbers of its own; ours, on real images, comes after.
             simplified, _ = onnxsim.simplify(model, check_n=0)
     except (RuntimeError, ValueError) as error:

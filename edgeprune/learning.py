@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ def fit_network(
     bn_momentum: float,
     augment: Augment | None,
     seed: int,
+    keep: Literal["best", "last"] = "best",
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
@@ -83,11 +85,12 @@ def fit_network(
         bn_momentum: of BatchNorm's running statistics while training.
         augment: changes a training batch of pixels in [0, 1], with the generator it is given.
         seed: draws order, augmentation and dropout.
+        keep: the best epoch by validation accuracy, or the last one, where the rate ends at zero.
         on_epoch: called after each epoch.
         progress: called with images done and images in all.
 
     Returns:
-        The best epoch's network in evaluation mode, and all epochs.
+        The kept epoch's network in evaluation mode, and all epochs.
 
     Source:
         Loshchilov, Hutter 2019, "Decoupled Weight Decay Regularization".
@@ -138,7 +141,7 @@ def fit_network(
             records.append(record)
             if on_epoch is not None:
                 on_epoch(record)
-            if record.val_accuracy > best[0]:
+            if record.val_accuracy > best[0] or keep == "last":
                 best = (record.val_accuracy, epoch, copy.deepcopy(network.state_dict()))
             if patience is not None and epoch - best[1] >= patience:
                 break

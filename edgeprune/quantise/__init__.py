@@ -1,0 +1,1 @@
+"""Int8 that keeps its accuracy."""

@@ -48,8 +48,8 @@ class FileEntry(Record):
         path: relative to the bundle's folder, see ``path_problem``.
         sha256: of its bytes.
         bytes: its size.
-        role: what it is for: ``model``, ``labels``, ``preprocess``, ``golden``, ``size_report``, ``verify``,
-            ``recipe``, ``card``.
+        role: what it is for: ``model``, ``labels``, ``preprocess``, ``golden``, ``c_source``, ``npu``,
+            ``size_report``, ``verify``, ``recipe``, ``card``.
         media_type: as an HTTP server would name it.
     """
 

@@ -12,9 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_factory import CONFIG, ENVIRONMENT, facts_for, golden_for, metadata, publish, snapshot, write_model
+from bundle_factory import (
+    CONFIG,
+    ENVIRONMENT,
+    MEAN,
+    SIZE,
+    STD,
+    facts_for,
+    golden_for,
+    metadata,
+    publish,
+    snapshot,
+    write_model,
+)
 
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError
+from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish import publish_bundle, rebuild_catalogue
 from edgeprune.results import Gate, Verdict
 from edgeprune.verify.bundle import verify_bundle
@@ -22,11 +35,13 @@ from edgeprune.verify.bundle import verify_bundle
 PASSED = Gate(name="fine", figure=1, limit="1", passed=True)
 FAILED = Gate(name="drop", figure=0.05, limit="<= 0.03", passed=False)
 GOLDEN = [f"golden/{index:02}.rgb" for index in range(8)]
+VECTORS = [f"golden/model_onnx/{index:02}.{kind}" for index in range(4) for kind in ("input", "output")]
 FILES = sorted(
     [
         "README.md",
         "config.yaml",
         *GOLDEN,
+        *VECTORS,
         "golden/golden.json",
         "labels.txt",
         "manifest.json",
@@ -76,7 +91,12 @@ def test_golden_files_hold_the_pixels_and_logits_they_were_given(model: Path, tm
     for index, path in enumerate(GOLDEN):
         pixels = np.fromfile(folder / path, np.uint8).reshape(record["shape"])
         np.testing.assert_array_equal(pixels, golden.images[index])
-    np.testing.assert_array_equal(np.float32(record["files"][0]["logits"]), golden.logits["model.onnx"])
+    np.testing.assert_array_equal(np.float32(record["files"][0]["outputs"]), golden.outputs["model.onnx"])
+    for index in range(4):
+        fed = np.fromfile(folder / f"golden/model_onnx/{index:02}.input", "<f4").reshape(3, SIZE, SIZE)
+        np.testing.assert_array_equal(fed, normalise_pixels(golden.images[index : index + 1], MEAN, STD)[0])
+        given = np.fromfile(folder / f"golden/model_onnx/{index:02}.output", "<f4")
+        np.testing.assert_array_equal(given, golden.outputs["model.onnx"][index])
     assert record["images"][1] == {"path": "golden/01.rgb", "label": "defective", "name": "cell0001.png"}
 
 
@@ -275,7 +295,8 @@ def test_golden_vectors_of_another_shape_are_a_bug_not_a_bundle(model: Path, tmp
     for wrong in (
         dataclasses.replace(golden, images=golden.images[:, :8]),
         dataclasses.replace(golden, images=golden.images.astype(np.float32)),
-        dataclasses.replace(golden, logits={"model.onnx": golden.logits["model.onnx"][:3]}),
+        dataclasses.replace(golden, outputs={"model.onnx": golden.outputs["model.onnx"][:3]}),
+        dataclasses.replace(golden, outputs={"model.onnx": golden.outputs["model.onnx"].astype(np.float64)}),
     ):
         with pytest.raises(ValueError, match="golden"):
             publish_bundle(

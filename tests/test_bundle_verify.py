@@ -12,12 +12,14 @@ import pytest
 from bundle_factory import SIZE, edit_json, metadata, publish, reseal, snapshot, write_model
 
 from edgeprune.errors import InputError
+from edgeprune.results import Gate
 from edgeprune.verify.bundle import BundleCheck, verify_bundle
 
 PATHS = [
     "README.md",
     "config.yaml",
     *(f"golden/{index:02}.rgb" for index in range(8)),
+    *(f"golden/model_onnx/{index:02}.{kind}" for index in range(4) for kind in ("input", "output")),
     "golden/golden.json",
     "labels.txt",
     "manifest.json",
@@ -46,13 +48,24 @@ def _failed(check: BundleCheck) -> list[str]:
     return [gate.name for gate in check.gates if not gate.passed]
 
 
+def _gate(check: BundleCheck, name: str) -> Gate:
+    return next(gate for gate in check.gates if gate.name == name)
+
+
 def _states(check: BundleCheck) -> dict[str, str]:
     return {file.path: file.state for file in check.files}
 
 
 def test_a_bundle_as_published_passes_every_gate_and_every_file_is_checked(published: Path) -> None:
     check = verify_bundle(published)
-    assert [gate.name for gate in check.gates] == ["manifest", "verdict", "metadata:model.onnx", "golden:model.onnx"]
+    assert [gate.name for gate in check.gates] == [
+        "manifest",
+        "verdict",
+        "bundle_texts",
+        "vectors:model.onnx",
+        "metadata:model.onnx",
+        "golden:model.onnx",
+    ]
     assert check.passed
     assert check.complete
     assert check.bundle == "elpv96-s60"
@@ -131,7 +144,7 @@ def test_swapped_labels_fail_although_every_digest_fits(bundle: Path) -> None:
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["metadata:model.onnx"]
-    assert "labels" in check.gates[2].detail
+    assert "labels" in _gate(check, "metadata:model.onnx").detail
     assert _states(check)["labels.txt"] == "failed"
     assert _states(check)["model.onnx"] == "failed"
     assert _states(check)["README.md"] == "checked"
@@ -146,8 +159,10 @@ def test_preprocessing_that_is_not_the_models_fails(change: dict[str, object], b
     edit_json(bundle / "preprocess.json", change)
     reseal(bundle)
     check = verify_bundle(bundle)
-    assert "metadata:model.onnx" in _failed(check)
-    assert next(iter(change)) in check.gates[2].detail
+    key = next(iter(change))
+    gate = "bundle_texts" if key == "scale" else "metadata:model.onnx"
+    assert key in _gate(check, gate).detail
+    assert gate in _failed(check)
     assert _states(check)["preprocess.json"] == "failed"
 
 
@@ -157,9 +172,12 @@ def test_a_rotated_golden_image_fails(bundle: Path) -> None:
     path.write_bytes(np.ascontiguousarray(np.rot90(pixels)).tobytes())
     reseal(bundle)
     check = verify_bundle(bundle)
-    assert _failed(check) == ["golden:model.onnx"]
-    assert "golden/03.rgb" in check.gates[3].detail
-    assert float(check.gates[3].figure) > 0.01
+    assert _failed(check) == ["vectors:model.onnx", "golden:model.onnx"]
+    assert "golden/model_onnx/03.input is not what" in _gate(check, "vectors:model.onnx").detail
+    assert "golden/03.rgb" in _gate(check, "golden:model.onnx").detail
+    assert float(_gate(check, "golden:model.onnx").figure) > 0.01
+    assert _states(check)["golden/03.rgb"] == _states(check)["golden/model_onnx/03.input"] == "failed"
+    assert _states(check)["labels.txt"] == "checked"
 
 
 def test_colours_in_the_wrong_order_fail(bundle: Path) -> None:
@@ -167,7 +185,45 @@ def test_colours_in_the_wrong_order_fail(bundle: Path) -> None:
         pixels = np.fromfile(path, np.uint8).reshape(SIZE, SIZE, 3)
         path.write_bytes(pixels[:, :, ::-1].tobytes())
     reseal(bundle)
-    assert _failed(verify_bundle(bundle)) == ["golden:model.onnx"]
+    assert _failed(verify_bundle(bundle)) == ["vectors:model.onnx", "golden:model.onnx"]
+
+
+def test_raw_inputs_that_preprocessing_does_not_make_fail(bundle: Path) -> None:
+    """A device that replays them would be told that it is right while it does something else with real images."""
+    path = bundle / "golden/model_onnx/01.input"
+    path.write_bytes((np.fromfile(path, "<f4").reshape(3, SIZE, SIZE)[::-1]).tobytes())
+    reseal(bundle)
+    check = verify_bundle(bundle)
+    assert _failed(check) == ["vectors:model.onnx"]
+    detail = _gate(check, "vectors:model.onnx").detail
+    assert "golden/model_onnx/01.input is not what preprocess.json makes of golden/01.rgb" in detail
+    assert _states(check)["golden/model_onnx/01.input"] == "failed"
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_raw_outputs_that_golden_json_does_not_say_fail(value: float, bundle: Path) -> None:
+    path = bundle / "golden/model_onnx/02.output"
+    outputs = np.fromfile(path, "<f4")
+    outputs[1] = value
+    path.write_bytes(outputs.tobytes())
+    reseal(bundle)
+    check = verify_bundle(bundle)
+    assert _failed(check) == ["vectors:model.onnx"]
+    assert "golden/model_onnx/02.output is not what golden.json says: 1 of 2" in _gate(check, _failed(check)[0]).detail
+
+
+def test_vectors_that_are_cut_short_or_left_out_fail(bundle: Path) -> None:
+    path = bundle / "golden/model_onnx/00.input"
+    path.write_bytes(path.read_bytes()[:-4])
+    reseal(bundle)
+    assert _failed(verify_bundle(bundle)) == ["vectors:model.onnx"]
+    record = json.loads((bundle / "golden/golden.json").read_text())
+    record["files"][0]["vectors"] = []
+    edit_json(bundle / "golden/golden.json", record)
+    reseal(bundle)
+    check = verify_bundle(bundle)
+    assert _failed(check) == ["bundle_texts", "vectors:model.onnx"]
+    assert "does not name golden/model_onnx/00.input" in _gate(check, "bundle_texts").detail
 
 
 def test_another_model_under_the_same_name_fails(bundle: Path) -> None:
@@ -182,7 +238,7 @@ def test_nan_from_the_model_is_drift_not_agreement(bundle: Path) -> None:
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["golden:model.onnx"]
-    assert check.gates[3].figure == "nan"
+    assert _gate(check, "golden:model.onnx").figure == "nan"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +249,7 @@ def test_a_model_of_another_bundle_fails(change: dict[str, str], bundle: Path) -
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["metadata:model.onnx"]
-    assert next(iter(change)) in check.gates[2].detail
+    assert next(iter(change)) in _gate(check, "metadata:model.onnx").detail
 
 
 def test_a_model_without_our_metadata_fails_and_names_what_is_missing(bundle: Path) -> None:
@@ -201,7 +257,7 @@ def test_a_model_without_our_metadata_fails_and_names_what_is_missing(bundle: Pa
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["metadata:model.onnx"]
-    assert "metadata `name`" in check.gates[2].detail
+    assert "metadata `name`" in _gate(check, "metadata:model.onnx").detail
 
 
 def test_what_onnxruntime_cannot_load_fails(bundle: Path) -> None:
@@ -209,7 +265,7 @@ def test_what_onnxruntime_cannot_load_fails(bundle: Path) -> None:
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["metadata:model.onnx"]
-    assert "cannot be loaded" in check.gates[2].detail
+    assert "cannot be loaded" in _gate(check, "metadata:model.onnx").detail
 
 
 @pytest.mark.parametrize(
@@ -247,15 +303,20 @@ def test_golden_json_cannot_name_a_file_that_is_not_a_golden_image(path: str, bu
     reseal(bundle)
     check = verify_bundle(bundle)
     assert _failed(check) == ["bundle_texts"]
-    assert repr(path) in check.gates[2].detail
+    assert repr(path) in _gate(check, "bundle_texts").detail
 
 
-def test_golden_logits_for_another_model_only_are_not_enough(bundle: Path) -> None:
-    record = json.loads((bundle / "golden/golden.json").read_text())
+@pytest.mark.parametrize("text", ["golden/golden.json", "preprocess.json"])
+def test_a_text_about_another_model_only_is_not_enough(text: str, bundle: Path) -> None:
+    """A model that no text is about must not count as checked."""
+    record = json.loads((bundle / text).read_text())
     record["files"][0]["path"] = "other.onnx"
-    edit_json(bundle / "golden/golden.json", record)
+    edit_json(bundle / text, record)
     reseal(bundle)
-    assert _failed(verify_bundle(bundle)) == ["golden:model.onnx"]
+    check = verify_bundle(bundle)
+    assert _failed(check) == ["bundle_texts", "vectors:model.onnx"]
+    assert f"{text} is about other.onnx" in _gate(check, "bundle_texts").detail
+    assert _states(check)["model.onnx"] == "failed"
 
 
 def test_a_folder_without_a_manifest_is_an_input_error(tmp_path: Path) -> None:

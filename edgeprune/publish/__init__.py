@@ -9,7 +9,7 @@ Only this stage writes ``exports/``. It imports neither torch nor, for pulling, 
 
 from edgeprune.publish.bundle import Bundle, publish_bundle
 from edgeprune.publish.catalogue import Catalogue, CatalogueEntry, parse_catalogue, rebuild_catalogue
-from edgeprune.publish.facts import BundleFacts, DataFacts, GoldenVectors, LevelFacts
+from edgeprune.publish.facts import BundleFacts, DataFacts, FileFacts, GoldenVectors, LevelFacts
 from edgeprune.publish.landing import read_manifest
 from edgeprune.publish.pull import PulledBundle, pull_bundle
 
@@ -19,6 +19,7 @@ __all__ = [
     "Catalogue",
     "CatalogueEntry",
     "DataFacts",
+    "FileFacts",
     "GoldenVectors",
     "LevelFacts",
     "PulledBundle",

@@ -4,24 +4,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError
 from edgeprune.files import staged_folder, write_atomic
-from edgeprune.formats import (
-    GateRecord,
-    GoldenFile,
-    GoldenImage,
-    GoldenRecord,
-    PreprocessRecord,
-    TensorRecord,
-    VerifyRecord,
-    encode_json,
-    encode_record,
-)
+from edgeprune.formats import GateRecord, VerifyRecord, encode_json, encode_record
 from edgeprune.manifest import MANIFEST, FileEntry, Manifest, make_manifest
 from edgeprune.publish.card import render_card
 from edgeprune.publish.catalogue import CatalogueUpdate, rebuild_catalogue
 from edgeprune.publish.facts import BundleFacts, GoldenVectors
+from edgeprune.publish.golden import golden_files, preprocess_record
 from edgeprune.publish.landing import replaceable_bundle, room_for
 from edgeprune.publish.size_report import render_size_report, size_values
 from edgeprune.results import as_json
@@ -29,7 +21,7 @@ from edgeprune.results import as_json
 _TEXT = "text/plain; charset=utf-8"
 _MARKDOWN = "text/markdown; charset=utf-8"
 _JSON = "application/json"
-# ONNX has no registered media type.
+# Neither ONNX nor TFLite has a registered media type.
 _BINARY = "application/octet-stream"
 _ROLES = {
     "labels.txt": ("labels", _TEXT),
@@ -41,6 +33,10 @@ _ROLES = {
     "README.md": ("card", _MARKDOWN),
     "golden/golden.json": ("golden", _JSON),
 }
+# Folders whose files share a role.
+_FOLDERS = {"golden/": "golden", "c/": "c_source", "vela/": "npu"}
+_MEDIA_TYPES = {".md": _MARKDOWN, ".json": _JSON, ".csv": "text/csv; charset=utf-8"}
+_SOURCE_ENDINGS = (".cc", ".cpp", ".h", ".txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +64,7 @@ def publish_bundle(
     golden: GoldenVectors,
     config_yaml: str,
     environment: Mapping[str, str],
+    extra_files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
     """Write ``exports/<name>-<level>/`` and list it in ``exports/index.json``.
 
@@ -77,31 +74,36 @@ def publish_bundle(
     Args:
         exports: folder of bundles; it is made.
         facts: what was measured; its verdict must have passed.
-        model_files: path in the bundle (``model.onnx``) to the verified file; at least one is ONNX.
+        model_files: path in the bundle (``model.onnx``) to the verified file, for each of ``facts.files``.
         golden: real inputs with the outputs of each model file.
         config_yaml: the recipe with every default written out.
         environment: versions of the runtimes and the processor's name, for ``verify.json``.
+        extra_files: path in the bundle, below ``c/`` or ``vela/``, to the file's bytes.
 
     Raises:
         GateFailedError: a gate failed, or there is none; nothing was written.
         InputError: a model file is missing or is not the one that was verified, a class name cannot be a line of
             text, a path breaks the manifest's rule, or the folder holds what is not ours.
         EdgepruneError: the disk is full; nothing was changed. Or only the catalogue could not be written.
-        ValueError: the golden vectors do not fit the facts.
+        ValueError: the golden vectors do not fit the facts, or an extra file lies elsewhere.
     """
     _require_passed(facts)
     _require_lines(facts.classes)
     models = _read_models(facts, model_files)
+    elsewhere = sorted(path for path in extra_files if not path.startswith(("c/", "vela/")))
+    if elsewhere:
+        raise ValueError(f"the extra file {elsewhere[0]} is neither below c/ nor below vela/")
     contents = {
         **models,
-        **_golden_files(facts, golden, tuple(models)),
+        **extra_files,
+        **golden_files(facts, golden),
         "labels.txt": ("\n".join(facts.classes) + "\n").encode(),
-        "preprocess.json": encode_record(_preprocess(facts)),
+        "preprocess.json": encode_record(preprocess_record(facts)),
         "size_report.json": encode_json(size_values(facts)),
         "size_report.md": render_size_report(facts).encode(),
         "verify.json": encode_record(_verify_record(facts, environment)),
         "config.yaml": config_yaml.encode(),
-        "README.md": render_card(facts).encode(),
+        "README.md": render_card(facts, c_source=any(path.startswith("c/") for path in extra_files)).encode(),
     }
     manifest = make_manifest(
         name=facts.name,
@@ -161,62 +163,20 @@ def _read_models(facts: BundleFacts, model_files: Mapping[str, Path]) -> dict[st
             reason = error.strerror or type(error).__name__
             raise InputError(f"{source} cannot be read: {reason}.", "export the level again") from None
     found = {path: len(content) for path, content in models.items()}
-    verified = dict(facts.pruned.file_bytes)
+    verified = {file.path: file.bytes for file in facts.files}
     if found != verified:
         raise InputError(
             f"{facts.bundle}: the files to publish have {found} bytes, the verified ones {verified}.",
             "export the level again",
         )
-    if not any(path.endswith(".onnx") for path in models):
-        raise InputError(f"{facts.bundle} has no ONNX file among {sorted(models)}.", "add onnx to export.formats")
-    taken = sorted(path for path in models if path in _ROLES or path.startswith("golden/"))
+    if not models:
+        raise InputError(f"{facts.bundle} has no model file.", "name at least one format in export.formats")
+    taken = sorted(path for path in models if path in _ROLES or path.startswith(tuple(_FOLDERS)))
     if taken:
         raise InputError(
             f"{facts.bundle}: {taken[0]} is the name of another file of a bundle.", "rename the model file"
         )
     return models
-
-
-def _golden_files(facts: BundleFacts, golden: GoldenVectors, models: tuple[str, ...]) -> dict[str, bytes]:
-    count, size = len(golden.images), facts.image_size
-    if golden.images.shape != (count, size, size, 3) or str(golden.images.dtype) != "uint8":
-        raise ValueError(
-            f"golden images are {golden.images.dtype} {golden.images.shape}, not uint8 (n, {size}, {size}, 3)"
-        )
-    expected = (count, len(facts.classes))
-    for path in models:
-        if golden.logits[path].shape != expected:
-            raise ValueError(f"golden logits of {path} have shape {golden.logits[path].shape}, not {expected}")
-    paths = [f"golden/{index:02}.rgb" for index in range(count)]
-    record = GoldenRecord(
-        shape=(size, size, 3),
-        images=tuple(
-            GoldenImage(path=path, label=facts.classes[label], name=name)
-            for path, label, name in zip(paths, golden.labels, golden.names, strict=True)
-        ),
-        files=tuple(
-            GoldenFile(
-                path=path,
-                tolerance=float(golden.tolerance[path]),
-                logits=tuple(tuple(float(value) for value in row) for row in golden.logits[path]),
-            )
-            for path in models
-        ),
-    )
-    raw = {path: image.tobytes() for path, image in zip(paths, golden.images, strict=True)}
-    return {**raw, "golden/golden.json": encode_record(record)}
-
-
-def _preprocess(facts: BundleFacts) -> PreprocessRecord:
-    size = facts.image_size
-    return PreprocessRecord(
-        input=TensorRecord(name="input", shape=(1, 3, size, size), dtype="float32"),
-        output=TensorRecord(name="logits", shape=(1, len(facts.classes)), dtype="float32"),
-        dynamic_batch=facts.dynamic_batch,
-        image_size=size,
-        mean=facts.mean,
-        std=facts.std,
-    )
 
 
 def _verify_record(facts: BundleFacts, environment: Mapping[str, str]) -> VerifyRecord:
@@ -229,7 +189,16 @@ def _verify_record(facts: BundleFacts, environment: Mapping[str, str]) -> Verify
 
 
 def _entry(path: str, content: bytes) -> FileEntry:
-    role, media_type = _ROLES.get(path, ("golden" if path.startswith("golden/") else "model", _BINARY))
+    role, media_type = _ROLES.get(path) or (_role(path), _media_type(path))
     return FileEntry(
         path=path, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), role=role, media_type=media_type
     )
+
+
+def _role(path: str) -> str:
+    return next((role for folder, role in _FOLDERS.items() if path.startswith(folder)), "model")
+
+
+def _media_type(path: str) -> str:
+    ending = Path(path).suffix
+    return _TEXT if ending in _SOURCE_ENDINGS else _MEDIA_TYPES.get(ending, _BINARY)

@@ -1,30 +1,27 @@
 """``README.md`` of a bundle: everything a stranger needs to run it, to trust it, and to know where it ends."""
 
-from edgeprune.formats import RESIZE_RULE
+from edgeprune.publish.card_running import describe_running
 from edgeprune.publish.facts import BundleFacts
-from edgeprune.publish.size_report import accuracy_cell, change, figure_table, latency_sentence
-
-_SNIPPET = """\
-import json, pathlib, numpy, onnxruntime
-rule = json.loads(pathlib.Path("preprocess.json").read_text(encoding="utf-8"))
-size, labels = rule["image_size"], pathlib.Path("labels.txt").read_text(encoding="utf-8").split("\\n")
-pixels = numpy.fromfile("golden/00.rgb", numpy.uint8).reshape(size, size, 3)
-image = ((pixels * rule["scale"] - rule["mean"]) / rule["std"]).astype("float32").transpose(2, 0, 1)[None]
-session = onnxruntime.InferenceSession("{model}", providers=["CPUExecutionProvider"])
-logits = session.run(["logits"], {{"input": image}})[0][0]
-probability = numpy.exp(logits - logits.max()) / numpy.exp(logits - logits.max()).sum()
-print(labels[probability.argmax()], f"{{probability.max():.4f}}")"""
+from edgeprune.publish.figures import (
+    accuracy_cell,
+    change,
+    escape_cell,
+    figure_table,
+    int8_sentences,
+    latency_sentences,
+)
 
 
-def render_card(facts: BundleFacts) -> str:
+def render_card(facts: BundleFacts, *, c_source: bool = False) -> str:
     """The card as Markdown.
 
     Args:
-        facts: of a level whose gates have passed; at least one of its files is ONNX.
+        facts: of a level whose gates have passed.
+        c_source: the bundle has the folder ``c/``.
     """
     sections = [
         _introduction(facts),
-        _running(facts),
+        describe_running(facts, c_source=c_source),
         _figures(facts),
         _checking(facts),
         _data(facts),
@@ -35,7 +32,7 @@ def render_card(facts: BundleFacts) -> str:
 
 
 def _introduction(facts: BundleFacts) -> str:
-    classes = "\n".join(f"| {index} | {_cell(label)} |" for index, label in enumerate(facts.classes))
+    classes = "\n".join(f"| {index} | {escape_cell(label)} |" for index, label in enumerate(facts.classes))
     goal = f"\n\nGoal of the recipe: {facts.goal.strip()}" if facts.goal.strip() else ""
     return f"""\
 # {facts.bundle}
@@ -48,27 +45,6 @@ folder before they were published; `verify.json` has each with its figure and it
 | index | class |
 |---:|---|
 {classes}"""
-
-
-def _running(facts: BundleFacts) -> str:
-    model = next(path for path in facts.pruned.file_bytes if path.endswith(".onnx"))
-    batch = "any number of images" if facts.dynamic_batch else "one image"
-    return f"""\
-## Run it
-
-In this folder, with `pip install numpy onnxruntime`:
-
-```python
-{_SNIPPET.format(model=model)}
-```
-
-It prints the class of the first golden image and its softmax probability. A call takes {batch}: input `input`, \
-float32, channels first, RGB; output `logits`, one value a class. For a photograph of your own, resize first \
-({RESIZE_RULE}), then do the same; `preprocess.json` says all of it in machine-readable form.
-
-On a device: `golden/NN.rgb` are real inputs as raw bytes (height, width, RGB; resized, not normalised), and \
-`golden/golden.json` has the logits that each file must give for them, with its tolerance. `size_report.md` shows \
-where flash, RAM and time go."""
 
 
 def _figures(facts: BundleFacts) -> str:
@@ -90,7 +66,7 @@ def _figures(facts: BundleFacts) -> str:
         ("F1, macro, test", f"{dense.macro_f1:.4f}", f"{pruned.macro_f1:.4f}"),
         ("mean cross entropy, test, nats", f"{dense.loss:.4f}", f"{pruned.loss:.4f}"),
     ]
-    names = [_cell(label) for label in facts.classes]
+    names = [escape_cell(label) for label in facts.classes]
     confusion = [
         f"| {name} | {' | '.join(str(count) for count in row)} |"
         for name, row in zip(names, pruned.confusion, strict=True)
@@ -100,13 +76,14 @@ def _figures(facts: BundleFacts) -> str:
             "## Figures",
             "",
             "`dense` is the same network before pruning. Intervals are 95 % (Wilson). The upper table is about the "
-            "files in their runtime, the lower one about the network in PyTorch.",
+            "files, each in its own runtime, the lower one about the network in PyTorch.",
             "",
             *figure_table(facts),
             "",
-            latency_sentence(facts),
-            f"Exact McNemar test of the two files on the same {facts.pruned.file_accuracy.n} test images: "
-            f"p = {facts.paired_p:.3g}, {chance}.",
+            *latency_sentences(facts),
+            f"Exact McNemar test of `{facts.headline.path}` against the dense one on the same "
+            f"{facts.headline.accuracy.n} test images: p = {facts.paired_p:.3g}, {chance}.",
+            *int8_sentences(facts),
             "",
             f"| | dense | {facts.level} |",
             "|---|---:|---:|",
@@ -130,7 +107,14 @@ def _checking(facts: BundleFacts) -> str:
     edgeprune verify {facts.bundle}
 
 The command compares every byte with `manifest.json`, the files' metadata with the texts beside them, and replays the \
-golden images in onnxruntime. It needs no PyTorch."""
+golden images in each file's runtime. {_extras(facts)}"""
+
+
+def _extras(facts: BundleFacts) -> str:
+    paths = [file.path for file in facts.files]
+    if all(path.endswith(".onnx") for path in paths):
+        return "It needs no PyTorch."
+    return "What it has no runtime for is called not checked: the extra `mcu` brings that for the TFLite files."
 
 
 def _data(facts: BundleFacts) -> str:
@@ -172,19 +156,26 @@ Parameters: {dense.params:,} to {pruned.params:,} ({change(dense.params, pruned.
 
 
 def _limits(facts: BundleFacts) -> str:
-    low, high = facts.pruned.file_accuracy.interval
+    low, high = facts.headline.accuracy.interval
+    cpus = dict.fromkeys(file.latency.cpu for file in facts.files if file.latency is not None)
+    measured = (
+        f"- Latency was measured on {', '.join(cpus)}. The ratio carries over to similar processors, the milliseconds "
+        "do not.\n"
+        if cpus
+        else ""
+    )
+    memory = (
+        "- The arena is what TFLite Micro's allocator says on a 64-bit host: measure it once on the device.\n"
+        if any(file.arena for file in facts.files)
+        else ""
+    )
     return f"""\
 ## Limits
 
 - It knows images like those it was trained on. Another camera, crop, or lighting needs a test set of its own; an \
 image of something else still gets one of the {len(facts.classes)} classes.
-- {facts.pruned.file_accuracy.n} test images put the accuracy between {low * 100:.1f} and {high * 100:.1f} % (95 %); \
+- {facts.headline.accuracy.n} test images put the accuracy between {low * 100:.1f} and {high * 100:.1f} % (95 %); \
 whether two bundles inside that range differ takes a paired test on the same images, as above.
 - Softmax probabilities are not calibrated: set a threshold on images of your own.
-- Latency was measured on {facts.latency.cpu}. The ratio carries over to similar processors, the milliseconds do not.
-- Peak activations are counted in float32 without a runtime's own memory.
+{measured}{memory}- Peak activations are counted in float32 without a runtime's own memory.
 - The licence of the images may bind what is made from them, this file included: read it before you ship."""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

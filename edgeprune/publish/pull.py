@@ -183,13 +183,14 @@ def _usage(folder: Path, manifest: Manifest) -> tuple[str, str, str]:
     models = [entry.path for entry in manifest.files if entry.role == "model" and entry.path.endswith(".onnx")]
     try:
         rule = parse_record(PreprocessRecord, (folder / "preprocess.json").read_bytes(), origin="preprocess.json")
-        shape = rule.input.shape
+        file = next(file for file in rule.files if file.path == models[0])
         return (
             "import numpy, onnxruntime",
             f"session = onnxruntime.InferenceSession({str(folder / models[0])!r})",
-            f'logits = session.run(["{rule.output.name}"], {{"{rule.input.name}": numpy.zeros({shape}, "float32")}})[0]'
+            f'logits = session.run(["{file.output.name}"], '
+            f'{{"{file.input.name}": numpy.zeros({file.input.shape}, "float32")}})[0]'
             "  # real pixels: see README.md",
         )
-    except (OSError, IndexError, InputError):
+    except (OSError, IndexError, InputError, StopIteration):
         # A bundle for another runtime: its card knows.
         return (f"cd {folder}", "edgeprune verify .", "cat README.md")

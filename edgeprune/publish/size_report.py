@@ -1,41 +1,49 @@
-"""``size_report.json`` and ``size_report.md``: what the level costs beside the dense network, and where."""
+"""``size_report.json`` and ``size_report.md``: what an embedded engineer reads first, on one page.
 
+Flash, RAM, time and accuracy of every file against dense; what fits where; then operators, int8, and where in the
+network the cost lies.
+"""
+
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgeprune.publish.facts import BundleFacts, LevelFacts
-from edgeprune.results import Accuracy, as_json
+from edgeprune.publish.device_table import fit_lines, npu_lines
+from edgeprune.publish.facts import BundleFacts, FileFacts, LevelFacts
+from edgeprune.publish.figures import change, figure_table, latency_sentences
+from edgeprune.publish.operator_table import int8_lines, operator_lines, padding_lines
+from edgeprune.results import as_json
 
 _BAR_WIDTH = 30
 
 
 def size_values(facts: BundleFacts) -> dict[str, Any]:
     """The content of ``size_report.json``: sizes in bytes, MACs of one image by fvcore, latency in milliseconds."""
+    dense = facts.dense_file(facts.headline.path)
     return {
-        "format": 1,
+        "format": 2,
         "name": facts.name,
         "level": facts.level,
         "target": facts.target,
         "achieved": facts.achieved,
-        "accuracy": as_json(facts.pruned.file_accuracy),
-        "dense_accuracy": as_json(facts.dense.file_accuracy),
+        "accuracy": as_json(facts.headline.accuracy),
+        "accuracy_of": facts.headline.path,
+        "dense_accuracy": as_json(dense.accuracy) if dense else None,
+        "files": [_file_values(file) for file in facts.files],
+        "dense_files": [_file_values(file) for file in facts.dense_files],
         "macs_counter": "fvcore",
         "file_macs": facts.file_macs,
         "pruned": _level_values(facts.pruned),
         "dense": _level_values(facts.dense),
-        "latency": as_json(facts.latency),
+        "npu": as_json(facts.npu),
+        "device": facts.device,
+        "fits": as_json(facts.fits),
+        "plain_arena_head_bytes": facts.plain_arena_head_bytes,
     }
 
 
 def render_size_report(facts: BundleFacts) -> str:
-    """The content of ``size_report.md``: figures against dense, then charts by block and a table by operator."""
-    pruned, dense = facts.pruned.costs, facts.dense.costs
-    before, after = _by_block(facts.dense, "macs"), _by_block(facts.pruned, "macs")
-    weights_before, weights_after = _by_block(facts.dense, "params"), _by_block(facts.pruned, "params")
-    operators = [
-        (f"`{name}`", dense.macs_by_operator.get(name, 0), pruned.macs_by_operator.get(name, 0))
-        for name in dict.fromkeys((*dense.macs_by_operator, *pruned.macs_by_operator))
-    ]
+    """The content of ``size_report.md``."""
     lines = [
         f"# {facts.bundle}: size and speed",
         "",
@@ -43,19 +51,51 @@ def render_size_report(facts: BundleFacts) -> str:
         "",
         *figure_table(facts),
         "",
-        "Flash holds the file. RAM holds the peak of live activations, float32, one image, by liveness over the graph; "
-        f"it stands at `{pruned.peak_activation_at}` (dense: `{dense.peak_activation_at}`).",
-        latency_sentence(facts),
+        " ".join(_notes(facts)),
         "",
+        *fit_lines(facts),
+        *npu_lines(facts.npu),
+        *padding_lines(facts),
+        *operator_lines(facts),
+        *int8_lines(facts),
+        *_network_lines(facts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(facts: BundleFacts) -> list[str]:
+    pruned, dense = facts.pruned.costs, facts.dense.costs
+    notes = ["Flash holds the file."]
+    runtimes = dict.fromkeys(file.arena.runtime for file in facts.files if file.arena)
+    if runtimes:
+        notes.append(
+            f"RAM holds the arena, as the recording allocator of {', '.join(runtimes)} tells it on a 64-bit host: the "
+            "head is exact, the tail an upper bound of a 32-bit device's, and scratch of optimised kernels comes on "
+            "top."
+        )
+    notes.append(
+        "Peak activations are live float32 tensors of one image, by liveness over the network in PyTorch; they stand "
+        f"at `{pruned.peak_activation_at}` (dense: `{dense.peak_activation_at}`)."
+    )
+    return [*notes, *latency_sentences(facts)]
+
+
+def _network_lines(facts: BundleFacts) -> list[str]:
+    pruned, dense = facts.pruned.costs, facts.dense.costs
+    operators = [
+        (f"`{name}`", dense.macs_by_operator.get(name, 0), pruned.macs_by_operator.get(name, 0))
+        for name in dict.fromkeys((*dense.macs_by_operator, *pruned.macs_by_operator))
+    ]
+    return [
         "## Multiply-accumulates by block",
         "",
         "`█` is left, `░` was pruned away; one image, counter fvcore.",
         "",
-        *_chart(before, after),
+        *_chart(_by_block(facts.dense, "macs"), _by_block(facts.pruned, "macs")),
         "",
         "## Parameters by block",
         "",
-        *_chart(weights_before, weights_after),
+        *_chart(_by_block(facts.dense, "params"), _by_block(facts.pruned, "params")),
         "",
         "## Multiply-accumulates by operator",
         "",
@@ -67,88 +107,6 @@ def render_size_report(facts: BundleFacts) -> str:
         "By thop's formula, which counts four operations for each BatchNorm element where fvcore counts two, the "
         f"totals are {dense.macs_thop:,} and {pruned.macs_thop:,}.",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def figure_table(facts: BundleFacts) -> list[str]:
-    """Lines of the Markdown table that sets this level against dense; the card shows the same one."""
-    pruned, dense = facts.pruned.costs, facts.dense.costs
-    latency = facts.latency
-    rows = [
-        (
-            f"`{path}`, bytes",
-            _count(facts.dense.file_bytes.get(path)),
-            f"{size:,}",
-            change(facts.dense.file_bytes.get(path, 0), size),
-        )
-        for path, size in facts.pruned.file_bytes.items()
-    ]
-    rows += [
-        ("parameters", f"{dense.params:,}", f"{pruned.params:,}", change(dense.params, pruned.params)),
-        ("MACs of one image, fvcore", f"{dense.macs:,}", f"{pruned.macs:,}", change(dense.macs, pruned.macs)),
-    ]
-    if facts.file_macs is not None:
-        macs = facts.file_macs
-        rows.append(
-            ("MACs of the file, channels zero-padded", f"{dense.macs:,}", f"{macs:,}", change(dense.macs, macs))
-        )
-    rows += [
-        (
-            "peak activations, bytes (float32)",
-            f"{dense.peak_activation_bytes:,}",
-            f"{pruned.peak_activation_bytes:,}",
-            change(dense.peak_activation_bytes, pruned.peak_activation_bytes),
-        ),
-        (
-            "latency, ms (median)",
-            f"{latency.reference_median_ms:.3f}",
-            f"{latency.median_ms:.3f}",
-            f"x {latency.ratio:.3f} ({latency.ratio_low:.3f} to {latency.ratio_high:.3f})",
-        ),
-        (
-            f"accuracy of the file, test (n={facts.pruned.file_accuracy.n})",
-            accuracy_cell(facts.dense.file_accuracy),
-            accuracy_cell(facts.pruned.file_accuracy),
-            _points(facts.dense.file_accuracy.value, facts.pruned.file_accuracy.value),
-        ),
-    ]
-    return [
-        f"| | dense | {facts.level} | change |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-
-
-def latency_sentence(facts: BundleFacts) -> str:
-    """How latency was measured, with runtime, threads and processor."""
-    latency = facts.latency
-    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
-    return (
-        f"Latency: {latency.runtime}, {threads}, {latency.cpu}; {latency.protocol.rstrip('.')}. "
-        "The ratio's interval is 95 %, by bootstrap."
-    )
-
-
-def accuracy_cell(accuracy: Accuracy) -> str:
-    """Accuracy with its 95 % Wilson interval, for a table whose row names n.
-
-    >>> accuracy_cell(Accuracy(correct=437, n=526))
-    '0.8308 (0.7964 to 0.8604)'
-    """
-    low, high = accuracy.interval
-    return f"{accuracy.value:.4f} ({low:.4f} to {high:.4f})"
-
-
-def change(before: float, after: float) -> str:
-    """A change in percent of what was there before.
-
-    >>> change(200, 150), change(0, 0), change(0, 3)
-    ('-25.0 %', '0.0 %', 'new')
-    """
-    if before == 0:
-        return "new" if after else "0.0 %"
-    percent = (after - before) / before * 100
-    return f"{percent:+.1f} %" if round(percent, 1) else "0.0 %"
 
 
 def _chart(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
@@ -177,10 +135,21 @@ def _summed(items: Iterable[tuple[str, int]]) -> dict[str, int]:
     return totals
 
 
+def _file_values(file: FileFacts) -> dict[str, Any]:
+    values: dict[str, Any] = as_json(file)
+    if file.operators is not None:
+        values["operators"] = dict(file.operators)
+    for figure in values["operator_figures"]:
+        for key, value in figure.items():
+            # An operator that loses nothing has an infinite SQNR; JSON has none, so it is stored as text, as in gates.
+            if isinstance(value, float) and not math.isfinite(value):
+                figure[key] = str(value)
+    return values
+
+
 def _level_values(level: LevelFacts) -> dict[str, Any]:
     costs = level.costs
     return {
-        "file_bytes": dict(level.file_bytes),
         "params": costs.params,
         "macs": costs.macs,
         "macs_thop": costs.macs_thop,
@@ -190,11 +159,3 @@ def _level_values(level: LevelFacts) -> dict[str, Any]:
         "peak_activation_bytes": costs.peak_activation_bytes,
         "peak_activation_at": costs.peak_activation_at,
     }
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _points(before: float, after: float) -> str:
-    return f"{(after - before) * 100:+.2f} points"

@@ -1,4 +1,4 @@
-"""Check a bundle anywhere: its bytes with the base install alone, its answers where onnxruntime is installed.
+"""Check a bundle anywhere: its bytes with the base install alone, its answers where the runtimes are installed.
 
 No torch, and no trust: a file whose bytes are wrong is not opened any further.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeprune.errors import InputError
-from edgeprune.formats import VerifyRecord
+from edgeprune.formats import VerifyRecord, vector_folder
 from edgeprune.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -20,10 +20,13 @@ from edgeprune.manifest import (
     unlisted_files,
 )
 from edgeprune.results import Gate, Verdict
-from edgeprune.verify.replay import is_onnx, read_listed, replay_models
+from edgeprune.verify.bundle_texts import read_listed
+from edgeprune.verify.replay import Replay, replay_models
 
-# What only running the model can confirm: its answers, and that the texts beside it describe it.
-_NEED_RUNTIME = frozenset({"model", "golden", "labels", "preprocess"})
+# What only running the models can confirm: their answers, and that the texts beside them describe them.
+_NEED_RUNTIME = frozenset({"model", "golden", "labels", "preprocess", "c_source", "npu"})
+# Kinds of gate that say something about a text: golden images have no metadata, and labels no say in the vectors.
+_CONCERNS = {"golden": ("golden", "vectors"), "labels": ("metadata",), "preprocess": ("metadata", "vectors")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,7 @@ class BundleCheck:
 
 
 def verify_bundle(folder: Path) -> BundleCheck:
-    """Check a bundle: manifest, verdict, texts against the model's metadata, golden images against the model.
+    """Check a bundle: manifest, verdict, texts against each model's metadata, golden images against each model.
 
     Args:
         folder: with a ``manifest.json``.
@@ -101,14 +104,13 @@ def verify_bundle(folder: Path) -> BundleCheck:
         ]
         return BundleCheck(folder=folder, bundle=manifest.bundle, files=tuple(states), gates=tuple(gates))
     gates.append(_check_verdict(folder))
-    replayed = _has_runtime()
-    if replayed:
-        gates += replay_models(folder, manifest)
+    replay = replay_models(folder, manifest)
+    gates += replay.gates
     failed = {gate.name for gate in gates if not gate.passed}
     return BundleCheck(
         folder=folder,
         bundle=manifest.bundle,
-        files=tuple(_file_state(entry, failed=failed, replayed=replayed) for entry in manifest.files),
+        files=tuple(_file_state(entry, manifest, failed=failed, replay=replay) for entry in manifest.files),
         gates=tuple(gates),
     )
 
@@ -157,31 +159,31 @@ def _check_verdict(folder: Path) -> Gate:
     )
 
 
-def _file_state(entry: FileEntry, *, failed: set[str], replayed: bool) -> FileCheck:
-    path, role = entry.path, entry.role
+def _file_state(entry: FileEntry, manifest: Manifest, *, failed: set[str], replay: Replay) -> FileCheck:
+    path = entry.path
     if path == "verify.json":
-        concerned = failed & {"verdict"}
-    elif role not in _NEED_RUNTIME:
-        concerned = set()
-    elif not replayed:
-        return FileCheck(path=path, state="not checked", reason="needs extra verify")
-    elif role == "model" and not is_onnx(entry):
-        return FileCheck(path=path, state="not checked", reason="this version has no runtime for it")
+        concerned, missing = failed & {"verdict"}, ""
+    elif entry.role not in _NEED_RUNTIME:
+        concerned, missing = set(), ""
     else:
-        # A model answers for itself, the texts for every model, the golden images for every answer.
-        prefix = {"model": "", "golden": "golden:"}.get(role, "metadata:")
-        suffix = f":{path}" if role == "model" else ""
-        concerned = {gate for gate in failed if gate.startswith(prefix) and gate.endswith(suffix)} - {"verdict"}
+        about = _models_about(entry, manifest)
+        concerned = {gate for gate in failed if gate.partition(":")[2] in about and _concerns(gate, entry.role)}
         concerned |= failed & {"bundle_texts"}
+        missing = next((replay.missing[model] for model in about if model in replay.missing), "")
     if concerned:
         return FileCheck(path=path, state="failed", reason=f"see the gate {', '.join(sorted(concerned))}")
-    return FileCheck(path=path, state="checked")
+    return FileCheck(path=path, state="not checked" if missing else "checked", reason=missing)
 
 
-def _has_runtime() -> bool:
-    try:
-        import numpy as np
-        import onnxruntime
-    except ImportError:
-        return False
-    return bool(np.__version__ and onnxruntime.__version__)
+def _models_about(entry: FileEntry, manifest: Manifest) -> list[str]:
+    """The paths whose gates speak about a file: a model's own, or those of every model that a text is about."""
+    models = [other.path for other in manifest.files if other.role == "model"]
+    if entry.role in ("model", "c_source", "npu"):
+        return [entry.path]
+    mine = [model for model in models if entry.path.startswith(vector_folder(model))]
+    return mine or models
+
+
+def _concerns(gate: str, role: str) -> bool:
+    kind = gate.partition(":")[0]
+    return role not in _CONCERNS or kind.startswith(_CONCERNS[role])

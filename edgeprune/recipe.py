@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgeprune.calibration import METHODS
 from edgeprune.errors import InputError
 from edgeprune.files import digest_json
 from edgeprune.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -135,11 +136,47 @@ class RecoverSection(Section):
     weight_decay: NotNegative = 0.0
 
 
+Format = Literal["onnx", "tflite", "tflite_int8"]
+# What a format is made from or held against.
+_NEEDS: dict[str, str] = {"tflite_int8": "tflite"}
+
+
+class QuantiseSection(Section):
+    """How int8 files are made; everything is chosen on validation images and calibrated on train images."""
+
+    images: Annotated[int, Field(ge=8)] = Field(256, description="train images that ranges are taken from")
+    calibration: Literal["auto", *METHODS] = Field(  # type: ignore[valid-type]
+        "auto", description="how ranges are chosen; auto compares all ways on validation and keeps the best"
+    )
+    equalise: bool = Field(True, description="even out ranges between layers where the activation allows it")
+    qat: Literal["auto", "always", "never"] = Field(
+        "auto", description="quantisation-aware recovery; auto: when int8 falls short of max_drop on validation"
+    )
+    max_drop: Share = Field(0.005, description="validation accuracy that int8 may lose before qat: auto switches on")
+    epochs: Count = 8
+    lr: Positive = 2e-4
+    batch_size: Batch = 64
+
+
 class ExportSection(Section):
     """Which files a level becomes."""
 
-    formats: Annotated[tuple[Literal["onnx"], ...], Field(min_length=1)] = ("onnx",)
-    dynamic_batch: bool = Field(False, description="batch dimension `batch` instead of 1")
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "tflite", "tflite_int8")
+    dynamic_batch: bool = Field(False, description="batch dimension `batch` instead of 1, in the ONNX file")
+    pad: Literal["keep", "rotate"] = Field(
+        "keep", description="rotate: no PAD operator in TFLite without training; images are fed rotated by 180 degrees"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.formats)) < len(self.formats):
+            raise ValueError("a format stands twice")
+        for wanted, needed in _NEEDS.items():
+            if wanted in self.formats and needed not in self.formats:
+                raise ValueError(f"{wanted} is held against {needed}: list both")
+        if "onnx" not in self.formats:
+            raise ValueError("onnx must be one of them: the card and the latency gate rest on it")
+        return self
 
 
 class VerifySection(Section):
@@ -148,6 +185,9 @@ class VerifySection(Section):
     max_accuracy_drop: Share = Field(0.03, description="the file's test accuracy against the unpruned baseline's file")
     min_agreement: Share = Field(0.998, description="argmax agreement of the file with torch")
     max_logit_difference: Positive = Field(1e-3, description="largest difference over the largest logit")
+    max_int8_drop: Share = Field(0.01, description="test accuracy of an int8 file against its own float file")
+    min_int8_agreement: Share = Field(0.9, description="argmax agreement of an int8 file with its own float file")
+    min_int8_sqnr_db: Positive = Field(3.0, description="signal to quantisation noise of an int8 file's logits")
 
 
 class Recipe(Section):
@@ -163,6 +203,7 @@ class Recipe(Section):
     prune: PruneSection = PruneSection()
     recalibrate: RecalibrateSection = RecalibrateSection()
     recover: RecoverSection = RecoverSection()
+    quantise: QuantiseSection = QuantiseSection()
     export: ExportSection = ExportSection()
     verify: VerifySection = VerifySection()
 

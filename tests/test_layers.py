@@ -22,11 +22,26 @@ HEAVY = (
     "pipeline",
     "plan",
     "prune",
+    "quantise",
     "recover",
     "train",
     "zoo",
 )
-EXTRAS = ("fvcore", "numpy", "onnx", "onnxruntime", "onnxsim", "PIL", "scipy", "sklearn", "torch", "torch_pruning")
+EXTRAS = (
+    "ai_edge_litert",
+    "fvcore",
+    "litert_torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxsim",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "tflite_micro",
+    "torch",
+    "torch_pruning",
+)
 
 every_module = pytest.mark.parametrize("module", MODULES)
 

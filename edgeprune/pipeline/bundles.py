@@ -19,7 +19,9 @@ from edgeprune.files import digest_file, digest_json, write_json
 from edgeprune.manifest import MANIFEST, damaged_files, parse_manifest, unlisted_files
 from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, make_candidate, runtimes
+from edgeprune.pipeline.embedded_files import make_dense_facts, make_tflite_files
 from edgeprune.pipeline.finished import audit_level, choose_levels
+from edgeprune.pipeline.mcu import TfliteCandidate
 from edgeprune.pipeline.records import (
     RECORD,
     BaselineRecord,
@@ -33,9 +35,9 @@ from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.bundle import publish_bundle
 from edgeprune.publish.catalogue import rebuild_catalogue
-from edgeprune.publish.facts import BundleFacts, DataFacts, GoldenVectors, LevelFacts
+from edgeprune.publish.facts import BundleFacts, DataFacts, FileFacts, GoldenVectors, LevelFacts
 from edgeprune.recipe import Recipe
-from edgeprune.results import CostReport, Gate, Verdict, as_json, at_most
+from edgeprune.results import Accuracy, CostReport, Gate, LatencyComparison, Verdict, as_json, at_most
 from edgeprune.verify.accuracy import check_accuracy, compare_accuracy
 from edgeprune.verify.latency import check_latency, compare_latency
 from edgeprune.verify.onnx_graph import check_graph, check_metadata
@@ -144,6 +146,9 @@ def _export_level(
     reporter.say(f"{level}: exporting and proving model.onnx on {len(baseline.dataset.test.labels)} test images")
     checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
     cost = audit_level(checkpoint, folder, dense=baseline.dense.cost)
+    torch_logits = predict_logits(checkpoint.network, baseline.dataset.test, mean=checkpoint.mean, std=checkpoint.std)
+    dense_tflite = make_dense_facts(recipe, workspace, reporter, baseline)
+    tflite = make_tflite_files(recipe, reporter, baseline, checkpoint, folder, record=record, torch_logits=torch_logits)
     with reporter.track(f"exporting {level}") as progress:
         dense = dense_candidate()
         progress(1, 4)
@@ -155,9 +160,9 @@ def _export_level(
             record,
             pruned=pruned,
             dense=dense,
-            torch_logits=predict_logits(
-                checkpoint.network, baseline.dataset.test, mean=checkpoint.mean, std=checkpoint.std
-            ),
+            tflite=tflite,
+            dense_tflite=dense_tflite,
+            torch_logits=torch_logits,
             initial=_initial_weights(recipe, workspace),
         )
         progress(3, 4)
@@ -172,12 +177,12 @@ def _export_level(
         published = publish_bundle(
             exports=workspace.exports,
             facts=facts,
-            model_files={MODEL: pruned.export.path},
-            golden=_golden_vectors(baseline.dataset.test, pruned.logits),
+            model_files={MODEL: pruned.export.path, **{file.facts.path: file.path for file in tflite}},
+            golden=_golden_vectors(baseline.dataset.test, pruned, tflite),
             config_yaml=recipe.without_local_paths().to_yaml(),
             environment={
                 **runtimes(),
-                "cpu": facts.latency.cpu,
+                "cpu": facts.headline.latency.cpu if facts.headline.latency else "unknown",
                 "python": platform.python_version(),
                 "system": platform.system(),
             },
@@ -224,6 +229,8 @@ def _verify(
     *,
     pruned: Candidate,
     dense: Candidate,
+    tflite: tuple[TfliteCandidate, ...],
+    dense_tflite: tuple[FileFacts, ...],
     torch_logits: np.ndarray,
     initial: str,
 ) -> BundleFacts:
@@ -245,6 +252,7 @@ def _verify(
         ),
         *check_accuracy(comparison, max_drop=limits.max_accuracy_drop),
         check_latency(latency),
+        *(gate for file in tflite for gate in file.gates),
     ]
     if pruned.file_macs is not None:
         detail = f"channels padded to multiples of {FAST_MULTIPLE}, against the network as pruned, in torch"
@@ -275,28 +283,31 @@ def _verify(
         pad=spec.pad,
         weights=initial,
         dynamic_batch=recipe.export.dynamic_batch,
-        pruned=LevelFacts(
-            costs=record.cost,
-            val=record.val,
-            test=record.test,
-            file_accuracy=comparison.accuracy,
-            file_bytes={MODEL: pruned.export.size_bytes},
+        pruned=LevelFacts(costs=record.cost, val=record.val, test=record.test),
+        dense=LevelFacts(costs=baseline.dense.cost, val=baseline.dense.val, test=baseline.dense.test),
+        files=(
+            _onnx_facts(pruned, comparison.accuracy, latency=latency),
+            *(file.facts for file in tflite),
         ),
-        dense=LevelFacts(
-            costs=baseline.dense.cost,
-            val=baseline.dense.val,
-            test=baseline.dense.test,
-            file_accuracy=comparison.reference,
-            file_bytes={MODEL: dense.export.size_bytes},
-        ),
+        dense_files=(_onnx_facts(dense, comparison.reference, latency=None), *dense_tflite),
         file_macs=pruned.file_macs,
         paired_p=comparison.p_value,
-        latency=latency,
         verdict=Verdict(gates=tuple(gates)),
     )
 
 
-def _golden_vectors(test: PackedSplit, logits: np.ndarray) -> GoldenVectors:
+def _onnx_facts(candidate: Candidate, accuracy: Accuracy, *, latency: LatencyComparison | None) -> FileFacts:
+    return FileFacts(
+        path=MODEL,
+        bytes=candidate.export.size_bytes,
+        runtime=f"onnxruntime {runtimes()['onnxruntime']}",
+        accuracy=accuracy,
+        layout="NCHW float32",
+        latency=latency,
+    )
+
+
+def _golden_vectors(test: PackedSplit, onnx: Candidate, tflite: tuple[TfliteCandidate, ...]) -> GoldenVectors:
     """Test images in turns from every class, so that a network that always gives one answer cannot pass."""
     by_class = [np.flatnonzero(np.asarray(test.labels) == label) for label in np.unique(test.labels)]
     rounds = max(len(indices) for indices in by_class)
@@ -306,6 +317,9 @@ def _golden_vectors(test: PackedSplit, logits: np.ndarray) -> GoldenVectors:
         images=np.asarray(test.images[chosen]),
         labels=tuple(int(test.labels[index]) for index in chosen),
         names=tuple(test.names[index] for index in chosen),
-        logits={MODEL: logits[chosen]},
-        tolerance={MODEL: _GOLDEN_TOLERANCE * max(1.0, float(np.abs(logits).max()))},
+        outputs={MODEL: onnx.logits[chosen], **{file.facts.path: file.outputs[chosen] for file in tflite}},
+        tolerance={
+            MODEL: _GOLDEN_TOLERANCE * max(1.0, float(np.abs(onnx.logits).max())),
+            **{file.facts.path: file.tolerance for file in tflite},
+        },
     )

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgeprune.audit import audit_cost
 from edgeprune.evaluation import predict_logits
 from edgeprune.export.onnx_file import OnnxExport, write_onnx
 from edgeprune.files import digest_file, digest_json
-from edgeprune.formats import ModelMetadata
+from edgeprune.formats import LAYOUT, ModelMetadata
 from edgeprune.logits import scaled_difference
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.records import RECORD, KeptExport, LevelRecord, load_record, save_record
@@ -63,20 +63,8 @@ def make_candidate(
             predict_logits(network, test, mean=data.mean, std=data.std),
             predict_logits(checkpoint.network, test, mean=data.mean, std=data.std),
         )
-    metadata = ModelMetadata(
-        name=recipe.name,
-        level=record.level if record else "dense",
-        version=__version__,
-        labels=checkpoint.classes,
-        image_size=size,
-        mean=data.mean,
-        std=data.std,
-        target=record.plan.target if record else 0.0,
-        achieved=record.plan.achieved if record else 0.0,
-        macs=f"{file_macs or (record or baseline.dense).cost.macs} fvcore",
-        accuracy=f"{(record or baseline.dense).test.accuracy} on test, torch",
-        data_digest=baseline.dataset.digest,
-        recipe_digest=recipe.digest,
+    metadata = describe_level(
+        recipe, baseline, record, layout=LAYOUT, macs=file_macs or (record or baseline.dense).cost.macs
     ).as_text()
     images = normalise_pixels(np.asarray(test.images), data.mean, data.std)
     weights = record.weights if record else baseline.weights
@@ -103,6 +91,29 @@ def make_candidate(
     )
 
 
+def describe_level(
+    recipe: Recipe, baseline: Baseline, record: LevelRecord | None, *, layout: str, macs: int
+) -> ModelMetadata:
+    """What a file says about itself; the unpruned network's where there is no record."""
+    return ModelMetadata(
+        name=recipe.name,
+        level=record.level if record else "dense",
+        version=__version__,
+        labels=baseline.dataset.classes,
+        image_size=recipe.data.image_size,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        layout=layout,
+        rotate_180=layout != LAYOUT and recipe.export.pad == "rotate",
+        target=record.plan.target if record else 0.0,
+        achieved=record.plan.achieved if record else 0.0,
+        macs=f"{macs} fvcore",
+        accuracy=f"{(record or baseline.dense).test.accuracy} on test, torch",
+        data_digest=baseline.dataset.digest,
+        recipe_digest=recipe.digest,
+    )
+
+
 def _reuse_export(candidates: Path, key: str) -> OnnxExport | None:
     """The file of an earlier export of the same weights; the unpruned network is exported once for all levels."""
     kept = load_record(candidates / RECORD, KeptExport)
@@ -113,5 +124,8 @@ def _reuse_export(candidates: Path, key: str) -> OnnxExport | None:
 
 
 def runtimes() -> dict[str, str]:
-    """Versions of what makes and runs the files."""
-    return {name: version(name) for name in ("torch", "onnx", "onnxruntime", "onnxsim")}
+    """Versions of what makes and runs the files; of the extra ``mcu`` only what is installed."""
+    wanted = ("torch", "onnx", "onnxruntime", "onnxsim")
+    mcu = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-micro")
+    found = {each.name for each in distributions()}
+    return {name: version(name) for name in (*wanted, *(each for each in mcu if each in found))}

@@ -1,0 +1,317 @@
+"""How an int8 file comes about: condition the weights, try every calibration on validation, train if that falls short.
+
+The result is kept beside the level, because training takes minutes: the same weights and settings are never done twice.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgeprune.calibration import METHODS
+from edgeprune.data import Dataset, sample_images
+from edgeprune.evaluation import predict_logits
+from edgeprune.export.tflite_file import FloatModel, convert_network
+from edgeprune.export.tflite_int8 import Range, choose_ranges, observe_ranges, place_ranges, quantise_model
+from edgeprune.files import digest_file
+from edgeprune.learning import EpochRecord
+from edgeprune.pipeline.records import load_record, save_record
+from edgeprune.pipeline.settings import augmentation
+from edgeprune.pipeline.story import epoch_line
+from edgeprune.pipeline.workspace import Reporter
+from edgeprune.preprocess import normalise_pixels, plan_integer_preprocess
+from edgeprune.quantise.condition import Conditioned, condition_network
+from edgeprune.quantise.recover_int8 import recover_int8
+from edgeprune.recipe import Recipe
+from edgeprune.results import Accuracy
+from edgeprune.verify.litert import dequantise, read_io, run_litert
+
+WEIGHTS = "int8.safetensors"
+RECORD = "int8.json"
+_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One int8 file on the validation split, in LiteRT's reference kernels, which TFLite Micro equals.
+
+    Attributes:
+        method: how its ranges were chosen.
+        accuracy: on validation.
+        agreement: share of images where it decides as the float network.
+        sqnr_db: signal to quantisation noise of its logits against the float network's, decibels.
+    """
+
+    method: str
+    accuracy: Accuracy
+    agreement: float
+    sqnr_db: float
+
+    def __str__(self) -> str:
+        return f"{self.accuracy.value:.4f} ({self.agreement:.4f} decide as float, {self.sqnr_db:.1f} dB)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Record:
+    """How an int8 file was chosen; stands beside the level.
+
+    Attributes:
+        key: digest of everything that decides it.
+        weights: digest of the trained weights; empty when no training was needed.
+        method: of the ranges, or ``trained``.
+        ranges: by place, when they were trained with.
+        float_accuracy: of the float network on validation.
+        dead_units, equalised_channels, floored_rows: see ``quantise.Conditioned``.
+        trials: every calibration that was compared.
+        epochs: of quantisation-aware recovery.
+    """
+
+    key: str
+    weights: str
+    method: str
+    ranges: dict[str, tuple[float, float]]
+    float_accuracy: Accuracy
+    dead_units: int
+    equalised_channels: int
+    floored_rows: int
+    trials: tuple[Trial, ...]
+    epochs: tuple[EpochRecord, ...]
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What was done and what it gave, for a person to read."""
+        calibrated = [trial for trial in self.trials if trial.method != "trained"]
+        lines = [
+            f"{self.dead_units} dead units removed, {self.equalised_channels} channels rescaled between layers, "
+            f"{self.floored_rows} vanished rows floored",
+            f"float: {self.float_accuracy.value:.4f} on validation (n={self.float_accuracy.n})",
+            *(f"calibration {trial.method}: {trial}" for trial in calibrated),
+        ]
+        trained = [trial for trial in self.trials if trial.method == "trained"]
+        lines += [f"{len(self.epochs)} epochs of quantisation-aware recovery: {trial}" for trial in trained]
+        return tuple(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Network:
+    """A network that is ready to become int8 files.
+
+    Attributes:
+        network: computes what the level computes, with conditioned weights, or is trained for int8.
+        images: train images, normalised, shape (n, 3, height, width), shuffled: ranges are taken from them.
+        record: how it was chosen.
+    """
+
+    network: nn.Module
+    images: np.ndarray
+    record: Int8Record
+
+    def choose_ranges(self, model: FloatModel) -> dict[str, Range]:
+        """The ranges of every tensor of a converted network, as they were chosen."""
+        statistics = observe_ranges(model.content, _nhwc(self.images))
+        if self.record.method != "trained":
+            return choose_ranges(model.content, statistics, self.record.method)
+        return place_ranges(
+            model, self.record.ranges, otherwise=choose_ranges(model.content, statistics, self._fallback)
+        )
+
+    @property
+    def _fallback(self) -> str:
+        return _best([trial for trial in self.record.trials if trial.method != "trained"]).method
+
+
+def choose_int8(
+    recipe: Recipe, dataset: Dataset, network: nn.Module, folder: Path, reporter: Reporter, *, key: str, title: str
+) -> Int8Network:
+    """Find the int8 version of a network that does best on validation.
+
+    Args:
+        recipe: its ``quantise`` section, data and augmentation.
+        dataset: ranges and training come from ``train``, the choice from ``val``.
+        network: float; not changed.
+        folder: where the outcome is kept.
+        reporter: is told what goes on.
+        key: digest of weights, settings and versions; an outcome of the same key is used again.
+        title: names the level.
+
+    Raises:
+        EdgepruneError: the network cannot be traced or converted.
+    """
+    settings = recipe.quantise
+    mean, std = recipe.data.mean, recipe.data.std
+    images = normalise_pixels(sample_images(dataset.train, settings.images, recipe.seed), mean, std)
+    ready = condition_network(network, torch.from_numpy(images), equalise=settings.equalise)
+    kept = load_record(folder / RECORD, Int8Record)
+    if kept is not None and kept.key == key and _has_weights(folder, kept):
+        chosen = ready.network
+        if kept.weights:
+            chosen = condition_network(network, torch.from_numpy(images), equalise=settings.equalise).network
+            chosen.load_state_dict(load_file(folder / WEIGHTS))
+        return Int8Network(network=chosen, images=images, record=kept)
+    wanted = predict_logits(network, dataset.val, mean=mean, std=std)
+    labels = np.asarray(dataset.val.labels)
+    float_accuracy = Accuracy(correct=int((wanted.argmax(axis=1) == labels).sum()), n=len(labels))
+    judge = partial(_judge, dataset=dataset, mean=mean, std=std, wanted=wanted)
+    methods = METHODS if settings.calibration == "auto" else (settings.calibration,)
+    with reporter.track(f"calibrating {title}") as progress:
+        trials = _try_methods(
+            ready.network,
+            images,
+            methods=methods,
+            judge=judge,
+            image_size=recipe.data.image_size,
+            progress=progress,
+        )
+    best = _best(trials)
+    record = Int8Record(
+        key=key,
+        weights="",
+        method=best.method,
+        ranges={},
+        float_accuracy=float_accuracy,
+        dead_units=ready.dead_units,
+        equalised_channels=ready.equalised_channels,
+        floored_rows=ready.floored_rows,
+        trials=tuple(trials),
+        epochs=(),
+    )
+    chosen = ready.network
+    short = float_accuracy.correct - best.accuracy.correct > settings.max_drop * float_accuracy.n
+    if settings.qat == "always" or (settings.qat == "auto" and short):
+        reporter.say(f"{title}: int8 {best} against float {float_accuracy.value:.4f} on validation: training for int8")
+        chosen, record = _train(
+            recipe,
+            dataset,
+            network,
+            ready=ready,
+            images=images,
+            folder=folder,
+            reporter=reporter,
+            judge=judge,
+            record=record,
+            title=title,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_record(folder / RECORD, record)
+    return Int8Network(network=chosen, images=images, record=record)
+
+
+def _has_weights(folder: Path, record: Int8Record) -> bool:
+    path = folder / WEIGHTS
+    return not record.weights or (path.is_file() and digest_file(path) == record.weights)
+
+
+def _try_methods(
+    network: nn.Module,
+    images: np.ndarray,
+    *,
+    methods: tuple[str, ...],
+    judge: Callable[[str, bytes], Trial],
+    image_size: int,
+    progress: Callable[[int, int], None],
+) -> list[Trial]:
+    model = convert_network(network, image_size=image_size)
+    progress(1, len(methods) + 2)
+    statistics = observe_ranges(model.content, _nhwc(images))
+    progress(2, len(methods) + 2)
+    contents = {
+        method: quantise_model(model.content, choose_ranges(model.content, statistics, method)) for method in methods
+    }
+    trials = []
+    # LiteRT lets go of Python's lock while it computes.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done, trial in enumerate(pool.map(judge, contents.keys(), contents.values())):
+            trials.append(trial)
+            progress(done + 3, len(methods) + 2)
+    return trials
+
+
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    network: nn.Module,
+    *,
+    ready: Conditioned,
+    images: np.ndarray,
+    folder: Path,
+    reporter: Reporter,
+    judge: Callable[[str, bytes], Trial],
+    record: Int8Record,
+    title: str,
+) -> tuple[nn.Module, Int8Record]:
+    settings = recipe.quantise
+    # Ranges that keep the logits, whatever they happen to decide on few images.
+    method = max(record.trials, key=lambda trial: trial.sqnr_db).method
+    with reporter.track(f"training {title} for int8") as progress:
+        fit = recover_int8(
+            ready.network,
+            teacher=network,
+            images=torch.from_numpy(images),
+            method=method,
+            dataset=dataset,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            epochs=settings.epochs,
+            lr=settings.lr,
+            batch_size=settings.batch_size,
+            augment=augmentation(recipe),
+            seed=recipe.seed,
+            on_epoch=lambda epoch: reporter.say(epoch_line(f"int8 {title}", epoch, settings.epochs)),
+            progress=progress,
+        )
+    model = convert_network(fit.network, image_size=recipe.data.image_size)
+    otherwise = choose_ranges(model.content, observe_ranges(model.content, _nhwc(images)), method)
+    trial = judge("trained", quantise_model(model.content, place_ranges(model, fit.ranges, otherwise=otherwise)))
+    reporter.say(f"{title}: trained int8 {trial} on validation")
+    trials = (*record.trials, trial)
+    if _best(trials).method != "trained":
+        return ready.network, replace(record, trials=trials, epochs=fit.epochs)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in fit.network.state_dict().items()}, folder / WEIGHTS)
+    return fit.network, replace(
+        record,
+        weights=digest_file(folder / WEIGHTS),
+        method="trained",
+        ranges=fit.ranges,
+        trials=trials,
+        epochs=fit.epochs,
+    )
+
+
+def _judge(
+    method: str,
+    content: bytes,
+    *,
+    dataset: Dataset,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    wanted: np.ndarray,
+) -> Trial:
+    file = read_io(content)
+    assert file.input is not None
+    assert file.output is not None
+    inputs = plan_integer_preprocess(mean, std, file.input).apply(np.asarray(dataset.val.images))
+    logits = dequantise(run_litert(content, inputs, reference=True), file.output)
+    labels = np.asarray(dataset.val.labels)
+    noise = float(np.square(logits - wanted).sum())
+    return Trial(
+        method=method,
+        accuracy=Accuracy(correct=int((logits.argmax(axis=1) == labels).sum()), n=len(labels)),
+        agreement=float((logits.argmax(axis=1) == wanted.argmax(axis=1)).mean()),
+        sqnr_db=float(10 * np.log10(np.square(wanted).sum() / max(noise, 1e-12))),
+    )
+
+
+def _best(trials: "list[Trial] | tuple[Trial, ...]") -> Trial:
+    """Accuracy decides; between equals, the logits that are nearest to float's."""
+    return max(trials, key=lambda trial: (trial.accuracy.correct, trial.sqnr_db))
+
+
+def _nhwc(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))

@@ -153,8 +153,8 @@ class QuantiseSection(Section):
         "auto", description="quantisation-aware recovery; auto: when int8 falls short of max_drop on validation"
     )
     max_drop: Share = Field(0.005, description="validation accuracy that int8 may lose before qat: auto switches on")
-    epochs: Count = 8
-    lr: Positive = 2e-4
+    epochs: Count = 20
+    lr: Positive = 5e-4
     batch_size: Batch = 64
 
 

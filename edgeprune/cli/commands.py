@@ -227,7 +227,7 @@ def verify(
     ] = Requirement.manifest,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle anywhere: every byte against its manifest, metadata, golden vectors in onnxruntime."""
+    """Check a bundle anywhere: every byte against its manifest, metadata, golden vectors in each runtime."""
     from edgeprune.results import Verdict
     from edgeprune.results import as_json as plain
     from edgeprune.verify.bundle import verify_bundle
@@ -254,7 +254,7 @@ def verify(
         unchecked = sum(file.state != "checked" for file in check.files)
         raise GateFailedError(
             f"{unchecked} files of {bundle} were not checked and --require all was given.",
-            "pip install 'edgeprune[verify]'",
+            "pip install 'edgeprune[verify]', or 'edgeprune[mcu]' where TFLite files are among them",
         )
     if not as_json:
         typer.echo(f"{bundle}: good")

@@ -1,0 +1,9 @@
+#include "model_settings.h"
+
+namespace @namespace@ {
+
+const char* const kLabels[kClasses] = {
+@labels@
+};
+
+}  // namespace @namespace@

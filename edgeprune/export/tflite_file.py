@@ -16,6 +16,9 @@ from edgeprune.tflite_format import inline_buffers, operator_names, read_model, 
 if TYPE_CHECKING:
     from torch import nn
 
+# Operators that hold a layer's weights.
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatModel:
@@ -90,18 +93,20 @@ def strip_model(content: bytes) -> bytes:
 def _layers_of(content: bytes, network: "nn.Module") -> tuple[str, ...]:
     model = read_model(content)
     graph = model.subgraphs[0]
+    kinds = operator_names(model)
     layers = []
-    for operator, kind in zip(graph.operators, operator_names(model), strict=True):
+    for operator, kind in zip(graph.operators, kinds, strict=True):
         text = (graph.tensors[operator.outputs[0]].name or b"").decode(errors="replace")
         found = [path for path in (_module_path(part, network) for part in text.split(";")) if path]
         # A fused operator carries the names of all its parts; the one with weights says most.
         weighted = [path for path in found if _has_matrix(network.get_submodule(path))]
-        wanted = (weighted if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") else []) or found
+        wanted = (weighted if kind in WEIGHTED else []) or found
         layers.append(wanted[0] if wanted else "")
     # The last operator carries the output's name; the layer that no other one took is its own.
     left = [name for name, module in network.named_modules() if _has_matrix(module) and name not in layers]
-    if layers.count("") == 1 and len(left) == 1:
-        layers[layers.index("")] = left[0]
+    unnamed = [index for index, kind in enumerate(kinds) if kind in WEIGHTED and not layers[index]]
+    if len(unnamed) == len(left) == 1:
+        layers[unnamed[0]] = left[0]
     return tuple(layers)
 
 

@@ -29,6 +29,8 @@ HEAVY = (
 )
 EXTRAS = (
     "ai_edge_litert",
+    "ethosu",
+    "executorch",
     "fvcore",
     "litert_torch",
     "numpy",
@@ -41,6 +43,7 @@ EXTRAS = (
     "tflite_micro",
     "torch",
     "torch_pruning",
+    "torchao",
 )
 
 every_module = pytest.mark.parametrize("module", MODULES)

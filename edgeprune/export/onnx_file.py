@@ -78,7 +78,7 @@ def write_onnx(
     """
     plain = _trace(network, image_size=image_size, dynamic_batch=dynamic_batch)
     simple = _simplify(plain)
-    plain_bytes, simple_bytes = (_finish(model, metadata) for model in (plain, simple))
+    plain_bytes, simple_bytes = (finish_model(model, metadata) for model in (plain, simple))
     difference = _largest_difference(simple_bytes, plain_bytes, probe)
     simplified = difference <= _MAX_SIMPLIFY_DIFFERENCE and len(simple_bytes) < len(plain_bytes)
     content = simple_bytes if simplified else plain_bytes
@@ -139,7 +139,7 @@ def _simplify(model: "ModelProto") -> "ModelProto":
     return simplified  # type: ignore[no-any-return]
 
 
-def _finish(model: "ModelProto", metadata: dict[str, str]) -> bytes:
+def finish_model(model: "ModelProto", metadata: dict[str, str]) -> bytes:
     """Strip, rename, stamp and serialise; asserts what the exporter was asked for."""
     from onnx import ModelProto
 

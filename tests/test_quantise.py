@@ -6,6 +6,7 @@ import torch
 from mcu_models import SIZE, TINY_MEAN, TINY_STD, nhwc, tiny_images, tiny_network
 from torch import nn
 
+from edgeprune.data import Dataset, PackedSplit
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.tflite_file import convert_network
 from edgeprune.export.tflite_int8 import choose_ranges, observe_ranges, place_ranges, quantise_model
@@ -13,6 +14,7 @@ from edgeprune.preprocess import normalise_pixels
 from edgeprune.quantise.condition import condition_network
 from edgeprune.quantise.fold import fold_batchnorm
 from edgeprune.quantise.graph import find_scale_groups
+from edgeprune.quantise.recover_int8 import recover_int8
 from edgeprune.quantise.simulate import RoundActivation, read_back, read_ranges, set_ranges, simulate_int8
 from edgeprune.verify.litert import dequantise, read_io, run_litert
 from edgeprune.zoo import SameConv2d
@@ -149,10 +151,91 @@ def test_training_through_the_simulation_reaches_the_weights_and_reads_back(imag
         assert torch.equal(after, before + 1), name
 
 
+def test_the_ends_of_a_range_learn_what_clipping_and_steps_cost() -> None:
+    """Too narrow, and the gradient widens it; too wide for what is seen, and it narrows."""
+    torch.manual_seed(0)
+    values = torch.randn(4, 1000)
+
+    def pull(low: float, high: float) -> tuple[float, float]:
+        rounding = RoundActivation("", floor=float("-inf"), ends_block=False)
+        rounding.set_range(low, high)
+        (rounding(values) - values).square().mean().backward()
+        assert rounding.stretch.grad is not None
+        return float(rounding.stretch.grad[0]), float(rounding.stretch.grad[1])
+
+    # Both ends are multiplied: a negative gradient lets a range grow.
+    assert max(pull(-1.0, 1.0)) < 0
+    assert min(pull(-40.0, 40.0)) > 0
+
+
+def test_rounding_passes_the_gradient_inside_its_range_only() -> None:
+    rounding = RoundActivation("", floor=float("-inf"), ends_block=False)
+    rounding.set_range(-1.0, 1.0)
+    values = torch.tensor([-2.0, -0.5, 0.003, 0.9, 3.0], requires_grad=True)
+    rounding(values).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_recovery_follows_the_ends_of_blocks(reference: nn.Module, images: torch.Tensor) -> None:
+    """Sums, and what projections give before them; nothing that an activation still changes."""
+    simulated = simulate_int8(condition_network(reference, images).network)
+    ends = [m.place for m in simulated.modules() if isinstance(m, RoundActivation) and m.ends_block]
+    assert ends[:4] == ["features.1.block.2.0", "features.2.block.2.0", "features.3.block.2.0", "features.3"]
+    assert ends[-1] == "classifier.3"
+    assert "features.0.0" not in ends
+
+
+def test_recovery_brings_int8_nearer_to_float_and_leaves_the_network_alone(images: torch.Tensor) -> None:
+    network = condition_network(tiny_network(), images, equalise=False).network
+    with torch.no_grad():
+        network[0][0].weight[0] *= 20  # one channel decides the step of all
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    pixels = tiny_images(32)
+    split = PackedSplit(
+        name="train", images=pixels, labels=np.arange(32) % 2, names=tuple(f"{i}.png" for i in range(32))
+    )
+    dataset = Dataset(
+        source="imagefolder", classes=("a", "b"), image_size=SIZE, train=split, val=split, test=split,
+        digest="", split_digest="", skipped=(), credit="",
+    )  # fmt: skip
+    fit = recover_int8(
+        network, images=images, method="min_max", dataset=dataset, mean=TINY_MEAN, std=TINY_STD, epochs=20, lr=1e-3,
+        batch_size=8, augment=None, seed=0,
+    )  # fmt: skip
+
+    def distance(weights: nn.Module, ranges: dict[str, tuple[float, float]] | None) -> float:
+        simulated = simulate_int8(weights)
+        set_ranges(simulated, images, "min_max")
+        for module in simulated.modules():
+            if ranges is not None and isinstance(module, RoundActivation):
+                place, _, gate = module.place.partition("|")
+                module.set_range(*ranges[gate or place])
+        with torch.inference_mode():
+            return float((simulated(images) - network(images)).square().mean())
+
+    assert distance(fit.network, fit.ranges) < 0.5 * distance(network, None)
+    assert len(fit.epochs) == 20
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_no_rounded_tensor_is_written_over(reference: nn.Module, images: torch.Tensor) -> None:
+    """torchvision's blocks add in place, and their hard-swishes work in place."""
+    simulated = simulate_int8(condition_network(reference, images).network)
+    set_ranges(simulated, images, "min_max")
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for module in simulated.modules():
+        if isinstance(module, RoundActivation):
+            module.register_forward_hook(lambda _, __, result: given.append((result, result.detach().clone())))
+    simulated(images[:2]).sum().backward()
+    assert len(given) > 40
+    assert all(torch.equal(after, before) for after, before in given)
+
+
 def test_what_only_a_hard_swish_reads_starts_at_minus_three(images: torch.Tensor) -> None:
     simulated = simulate_int8(condition_network(tiny_network(), images).network)
     set_ranges(simulated, images * 20, "min_max")
-    lows = {m.place: float(m.low) for m in simulated.modules() if isinstance(m, RoundActivation)}
+    lows = {m.place: float(m.ends()[0].detach()) for m in simulated.modules() if isinstance(m, RoundActivation)}
     assert lows["0.0"] == lows["2.0"] == -3.0
     assert lows["input"] < -3.0
 

@@ -1,4 +1,7 @@
-"""Quantisation-aware recovery: a few epochs in which the network feels int8 rounding and follows its float self."""
+"""Quantisation-aware recovery: some epochs in which the network feels int8 rounding and follows its float self.
+
+It follows block by block, not at the end only: two logits an image say little about where rounding went wrong.
+"""
 
 import copy
 from collections.abc import Callable
@@ -11,9 +14,19 @@ from torch.nn import functional
 from edgeprune.data import Dataset
 from edgeprune.learning import Augment, EpochRecord, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import Triple
-from edgeprune.quantise.simulate import read_back, read_ranges, set_ranges, simulate_int8
+from edgeprune.quantise.simulate import (
+    RoundActivation,
+    read_back,
+    read_ranges,
+    set_ranges,
+    simulate_int8,
+    stop_rounding,
+)
 
 _WARM_UP_SHARE = 0.05
+# Of the blocks' distances against the logits', each relative to how much its target varies.
+_BLOCKS_WEIGHT = 0.5
+_SPREAD_IMAGES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +47,6 @@ class Int8Fit:
 def recover_int8(
     network: nn.Module,
     *,
-    teacher: nn.Module,
     images: Tensor,
     method: str,
     dataset: Dataset,
@@ -48,17 +60,17 @@ def recover_int8(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Int8Fit:
-    """Train a network through its int8 simulation on its own float logits, at a rate that falls to zero.
+    """Train a network through its int8 simulation to compute what it computes in float, at a rate that falls to zero.
 
-    The loss is the squared distance of logits: int8 shall decide as float does, better decisions are not its business.
+    The loss is the squared distance of logits and of block outputs: int8 shall decide as float does, better decisions
+    are not its business.
 
     Args:
         network: BatchNorm folded, as ``condition_network`` gives it; not changed.
-        teacher: the float network; sees the same augmented images.
-        images: normalised train images that the ranges are taken from, shape (n, 3, height, width).
-        method: how, one of ``calibration.METHODS``; the ranges then stay.
+        images: normalised train images that the first ranges are taken from, shape (n, 3, height, width).
+        method: how, one of ``calibration.METHODS``; training moves their ends.
         dataset: learns from ``train``; ``val`` is only reported.
-        lr: peak of a cosine after a short warm-up.
+        lr: peak of a cosine after a short warm-up. Small: at ten times as much, training first has to repair itself.
         mean, std, epochs, batch_size, augment, seed, on_epoch, progress: as in ``learning.fit_network``.
 
     Returns:
@@ -69,17 +81,23 @@ def recover_int8(
 
     Source:
         Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 3.2;
-        the float self as teacher: Bhalgat et al. 2020, "LSQ+", section 3, and Mishra, Marr 2018, "Apprentice".
+        the float self as teacher: Mishra, Marr 2018, "Apprentice"; block outputs: Li et al. 2021, "BRECQ", section 3.2.
     """
-    teacher = copy.deepcopy(teacher).eval()
     simulated = simulate_int8(network)
     set_ranges(simulated, images, method)
+    teacher = copy.deepcopy(simulated)
+    stop_rounding(teacher)
+    got, wanted = _watch_blocks(simulated), _watch_blocks(teacher)
+    with torch.inference_mode():
+        spread = float(_spread(teacher(images[:_SPREAD_IMAGES])))
+        spreads = {name: float(_spread(values)) for name, values in wanted.items()}
 
     def loss(batch: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         del labels
         with torch.inference_mode():
-            wanted = teacher(batch)
-        return functional.mse_loss(logits, wanted.clone())
+            target = teacher(batch)
+        blocks = [functional.mse_loss(got[name], wanted[name].clone()) / spreads[name] for name in spreads]
+        return functional.mse_loss(logits, target.clone()) / spread + _BLOCKS_WEIGHT * torch.stack(blocks).mean()
 
     fit = fit_network(
         simulated,
@@ -100,4 +118,18 @@ def recover_int8(
         on_epoch=on_epoch,
         progress=progress,
     )
-    return Int8Fit(network=read_back(fit.network, network), ranges=read_ranges(simulated), epochs=fit.epochs)
+    return Int8Fit(network=read_back(fit.network, network), ranges=read_ranges(fit.network), epochs=fit.epochs)
+
+
+def _watch_blocks(simulated: nn.Module) -> dict[str, Tensor]:
+    """What the ends of blocks gave in the last forward pass, of copies of the network too."""
+    latest: dict[str, Tensor] = {}
+    for name, module in simulated.named_modules():
+        if isinstance(module, RoundActivation) and module.ends_block:
+            module.register_forward_hook(lambda _, __, result, name=name: latest.__setitem__(name, result))
+    return latest
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Variance within channels, over everything else; shape (n, channels, ...)."""
+    return values.transpose(0, 1).flatten(1).var(1).mean().clamp_min(1e-12)

@@ -12,6 +12,7 @@ import copy
 import functools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,24 +25,38 @@ from edgeprune.quantise.graph import trace_network
 _HARD_SWISH_FLOOR = -3.0
 # A tensor that is constant on all images still needs a step to divide by.
 _LEAST_RANGE = 1e-3
-
+# The end of a range moves by so many times the learning rate a step, relative to its size: there are few of them, and
+# each sees a whole tensor.
+_PACE = 25.0
 _BATCH = 32
 
 _FUSED = (nn.ReLU, nn.ReLU6)
+_ACTIVATIONS = (*_FUSED, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU)
+_OUT_OF_PLACE: dict[object, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
 # Their values are the input's, so that they need no scale of their own.
 _SAME_VALUES = (nn.MaxPool2d, nn.Flatten)
 
 
 class RoundActivation(nn.Module):
-    """Rounds a tensor to int8 steps of a fixed range; the gradient passes straight through inside and stops outside."""
+    """Rounds a tensor to the int8 steps of a range that can be trained.
+
+    Attributes:
+        place: see ``read_ranges``.
+        floor: the range begins here at the lowest.
+        ends_block: its input is a block's output, before any activation.
+        stretch: trained; shape (2,), zeros leave the ends where ``set_range`` has put them.
+    """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, place: str, *, floor: float) -> None:
+    def __init__(self, place: str, *, floor: float, ends_block: bool) -> None:
         super().__init__()
         self.place = place
         self.floor = floor
+        self.ends_block = ends_block
+        self.stretch = nn.Parameter(torch.zeros(2))
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self._observer: Callable[[Tensor], None] | None = None
@@ -51,15 +66,49 @@ class RoundActivation(nn.Module):
         if self._observer is not None:
             self._observer(x)
             return x
-        scale = (self.high - self.low) / 255
-        zero_point = (-128 - self.low / scale).round().clamp(-128, 127).int()
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
+        return _Round.apply(x, *self.ends())  # type: ignore[no-untyped-call,no-any-return]
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Low and high, which hold zero."""
+        factors = (_PACE * self.stretch).exp()
+        low = (self.low * factors[0]).clamp_min(self.floor)
+        return low, torch.maximum(self.high * factors[1], low + _LEAST_RANGE)
+
+    def observe(self, observer: Callable[[Tensor], None] | None) -> None:
+        """Show every input to the observer and do not round it; None rounds again."""
+        self._observer = observer
 
     def set_range(self, low: float, high: float) -> None:
         """Round to the 256 steps between two bounds, which hold zero."""
-        low = max(low, self.floor)
         self.low.fill_(low)
-        self.high.fill_(max(high, low + _LEAST_RANGE))
+        self.high.fill_(high)
+
+
+class _Round(torch.autograd.Function):
+    """Rounding to int8 steps, with a gradient for the ends of the range.
+
+    Source:
+        Esser et al. 2020, "Learned Step Size Quantization", section 2.1; for both ends: Jain et al. 2020, "Trained
+        Quantization Thresholds for Accurate and Efficient Fixed-Point Inference of Deep Neural Networks", section 3.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        step = float(high - low) / 255
+        zero_point = max(-128, min(127, round(-128 - float(low) / step)))
+        rounded = (x / step).round_().clamp_(-128 - zero_point, 127 - zero_point).mul_(step)
+        ctx.save_for_backward(rounded - x)
+        ctx.step = step
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (moved,) = ctx.saved_tensors
+        passed = gradient * (moved.abs() <= 0.5001 * ctx.step)
+        by_step = (passed * moved).sum() / (ctx.step * 255)
+        clipped = gradient - passed
+        above = (clipped * (moved < 0)).sum()
+        return passed, clipped.sum() - above - by_step, above + by_step
 
 
 class RoundedLayer(nn.Module):
@@ -97,12 +146,13 @@ def simulate_int8(network: nn.Module) -> fx.GraphModule:
     network = copy.deepcopy(network)
     graph = trace_network(network)
     modules = dict(network.named_modules())
+    _compute_out_of_place(graph, modules)
     simulated = fx.GraphModule(network, graph)
     layers = {str(node.target) for node in graph.nodes if _is_layer(node, modules)}
-    points = [node for node in graph.nodes if _needs_rounding(node, modules)]
-    for number, node in enumerate(points):
+    points = {node: _rounding(node, modules) for node in graph.nodes if _needs_rounding(node, modules)}
+    for number, (node, rounding) in enumerate(points.items()):
         name = f"rounding_{number}"
-        simulated.add_submodule(name, RoundActivation(_place(node, modules), floor=_floor(node, modules)))
+        simulated.add_submodule(name, rounding)
         with graph.inserting_after(node):
             rounded = graph.call_module(name, (node,))
         node.replace_all_uses_with(rounded, delete_user_cb=lambda user, own=rounded: user is not own)
@@ -130,7 +180,7 @@ def set_ranges(simulated: nn.Module, images: Tensor, method: str) -> None:
     roundings = {name: each for name, each in simulated.named_modules() if isinstance(each, RoundActivation)}
     weights = {name: each for name, each in simulated.named_modules() if isinstance(each, RoundedLayer)}
     for name, rounding in roundings.items():
-        rounding._observer = functools.partial(note, name)
+        rounding.observe(functools.partial(note, name))
     for layer in weights.values():
         layer.rounding = False
     with torch.inference_mode():
@@ -139,8 +189,17 @@ def set_ranges(simulated: nn.Module, images: Tensor, method: str) -> None:
     for layer in weights.values():
         layer.rounding = True
     for name, rounding in roundings.items():
-        rounding._observer = None
+        rounding.observe(None)
         rounding.set_range(*choose_range(seen[name], method))
+
+
+def stop_rounding(simulated: nn.Module) -> None:
+    """Make a simulation compute in float from now on, weights and activations."""
+    for module in simulated.modules():
+        if isinstance(module, RoundedLayer):
+            module.rounding = False
+        elif isinstance(module, RoundActivation):
+            module.observe(lambda _: None)
 
 
 def read_ranges(simulated: nn.Module) -> dict[str, tuple[float, float]]:
@@ -151,7 +210,7 @@ def read_ranges(simulated: nn.Module) -> dict[str, tuple[float, float]]:
     ranges = {}
     for module in simulated.modules():
         if isinstance(module, RoundActivation):
-            low, high = float(module.low), float(module.high)
+            low, high = (float(end.detach()) for end in module.ends())
             place, _, gate = module.place.partition("|")
             ranges[gate or place] = (low, high)
             if gate:
@@ -171,6 +230,14 @@ def read_back(simulated: nn.Module, network: nn.Module) -> nn.Module:
     return result
 
 
+def _compute_out_of_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """What was rounded must stay as it is: training compares it, and its gradient may need it."""
+    for node in graph.nodes:
+        node.target = _OUT_OF_PLACE.get(node.target, node.target)
+        if node.op == "call_module" and hasattr(modules[str(node.target)], "inplace"):
+            modules[str(node.target)].inplace = False  # type: ignore[assignment]
+
+
 def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear)
 
@@ -182,7 +249,7 @@ def _needs_rounding(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if isinstance(module, _SAME_VALUES) or node.target in (torch.flatten, functional.dropout, functional.max_pool2d):
         return False
     users = list(node.users)
-    fusable = _is_layer(node, modules) or node.target in (operator.add, operator.iadd, torch.add)
+    fusable = _is_layer(node, modules) or node.target in _ADDITIONS
     if fusable and len(users) == 1:
         user = users[0]
         following = modules.get(str(user.target)) if user.op == "call_module" else None
@@ -190,6 +257,27 @@ def _needs_rounding(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         if isinstance(following, (*_FUSED, nn.Hardsigmoid)) or user.target in (functional.relu, functional.relu6):
             return False
     return True
+
+
+def _rounding(node: fx.Node, modules: dict[str, nn.Module]) -> RoundActivation:
+    return RoundActivation(_place(node, modules), floor=_floor(node, modules), ends_block=_ends_block(node, modules))
+
+
+def _ends_block(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """True for a sum, and for what a layer gives without an activation: a block's output, or half of it."""
+    source = node
+    if not _is_layer(node, modules) and node.target not in _ADDITIONS and node.all_input_nodes:
+        source = node.all_input_nodes[0]
+        if _needs_rounding(source, modules):
+            return False
+    if source.target in _ADDITIONS:
+        return True
+    return source is node and _is_layer(node, modules) and not any(_is_activation(user, modules) for user in node.users)
+
+
+def _is_activation(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    return isinstance(module, _ACTIVATIONS) or node.target in (functional.relu, functional.relu6)
 
 
 def _place(node: fx.Node, modules: dict[str, nn.Module]) -> str:

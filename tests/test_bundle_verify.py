@@ -61,8 +61,12 @@ def test_a_bundle_as_published_passes_every_gate_and_every_file_is_checked(publi
     assert [gate.name for gate in check.gates] == [
         "manifest",
         "verdict",
+        "recorded_gates",
         "bundle_texts",
         "vectors:model.onnx",
+        "onnx_checker:model.onnx",
+        "single_file:model.onnx",
+        "finite_weights:model.onnx",
         "metadata:model.onnx",
         "golden:model.onnx",
     ]
@@ -237,7 +241,7 @@ def test_nan_from_the_model_is_drift_not_agreement(bundle: Path) -> None:
     write_model(bundle / "model.onnx", metadata().as_text(), weight_scale=float("nan"))
     reseal(bundle)
     check = verify_bundle(bundle)
-    assert _failed(check) == ["golden:model.onnx"]
+    assert _failed(check) == ["finite_weights:model.onnx", "golden:model.onnx"]
     assert _gate(check, "golden:model.onnx").figure == "nan"
 
 

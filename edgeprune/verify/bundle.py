@@ -162,7 +162,7 @@ def _check_verdict(folder: Path) -> Gate:
 def _file_state(entry: FileEntry, manifest: Manifest, *, failed: set[str], replay: Replay) -> FileCheck:
     path = entry.path
     if path == "verify.json":
-        concerned, missing = failed & {"verdict"}, ""
+        concerned, missing = failed & {"verdict", "recorded_gates"}, ""
     elif entry.role not in _NEED_RUNTIME:
         concerned, missing = set(), ""
     else:

@@ -20,20 +20,25 @@ class Question:
     """One model file of a bundle with everything that is needed to ask it.
 
     Attributes:
-        path: of the file on this machine.
+        folder: of the bundle on this machine.
         name: its path in the bundle.
         manifest, texts: of the bundle.
         file, golden: what the texts say about this file.
         inputs: what it is fed for the golden images, in its dtype and layout.
     """
 
-    path: Path
+    folder: Path
     name: str
     manifest: Manifest
     texts: BundleTexts
     file: FileInput
     golden: GoldenFile
     inputs: "np.ndarray"
+
+    @property
+    def path(self) -> Path:
+        """Of the file on this machine."""
+        return self.folder / self.name
 
 
 def compare_golden(name: str, outputs: "np.ndarray", golden: GoldenFile) -> Gate:

@@ -6,23 +6,30 @@ here opens a file.
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.formats import feed_images, parse_metadata
 from edgeprune.manifest import FileEntry, Manifest
 from edgeprune.results import Gate
-from edgeprune.verify.bundle_texts import BundleTexts, check_texts, check_vectors, read_texts
+from edgeprune.verify.bundle_texts import BundleTexts, check_texts, check_vectors, read_listed, read_texts
+from edgeprune.verify.c_source import check_c_files
+from edgeprune.verify.onnx_graph import check_graph
+from edgeprune.verify.onnx_int8 import check_onnx_int8
 from edgeprune.verify.question import Question, compare_golden, compare_metadata, metadata_gate, refused
+from edgeprune.verify.recorded import check_recorded
+from edgeprune.verify.replay_executorch import ask_executorch
 from edgeprune.verify.replay_tflite import ask_tflite, check_npu_files
 
 # Model files by their ending: the extra that brings their runtimes, and what that must import.
 _RUNTIMES = {
     ".onnx": ("verify", ("numpy", "onnxruntime")),
     ".tflite": ("mcu", ("numpy", "flatbuffers", "ai_edge_litert.interpreter", "tflite_micro")),
-    ".pte": ("executorch", ("numpy", "executorch.runtime")),
+    ".pte": ("executorch", ("numpy", "executorch")),
 }
+# Of the gates on a float ONNX file: those that hold on any machine, and for files of other versions.
+_GRAPH_GATES = ("onnx_checker", "single_file", "finite_weights")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,27 +52,34 @@ def replay_models(folder: Path, manifest: Manifest) -> Replay:
         folder, manifest: every listed file is there, with the size and digest it should have.
 
     Returns:
-        ``bundle_texts``; then, where the texts agree, ``vectors:<path>``, ``metadata:<path>`` and ``golden:<path>`` for
-        each model file whose runtime is installed.
+        ``recorded_gates`` and ``bundle_texts``; then ``vectors:<path>`` for each model file, and where its runtime is
+        installed ``metadata:<path>``, ``golden:<path>`` and the gates on the file itself; then those of ``vela/`` and
+        ``c/``.
     """
     models = [entry for entry in manifest.files if entry.role == "model"]
     missing = {entry.path: reason for entry in models if (reason := why_not(entry.path))}
+    # What is made from a TFLite file is held against it, so it needs what reads one.
+    made = {entry.path: why_not("model.tflite") for entry in manifest.files if entry.role in ("c_source", "npu")}
+    missing |= {path: reason for path, reason in made.items() if reason}
+    gates = check_recorded(folder, manifest)
     if not _can_import("numpy"):
-        return Replay(gates=(), missing=missing)
+        return Replay(gates=tuple(gates), missing=missing)
     try:
         texts = read_texts(folder)
     except InputError as error:
         gate = Gate(
             name="bundle_texts", figure="refused", limit="readable, consistent", passed=False, detail=error.problem
         )
-        return Replay(gates=(gate,), missing=missing)
-    gates = [check_texts(texts, manifest)]
+        return Replay(gates=(*gates, gate), missing=missing)
+    gates.append(check_texts(texts, manifest))
     for entry in models:
         gates.append(check_vectors(folder, entry.path, texts))
         question = _question(folder, entry, manifest, texts)
         if question is not None:
             gates += _ask(question)
-    return Replay(gates=(*gates, *check_npu_files(folder, manifest)), missing=missing)
+    if not any(made.values()):
+        gates += [*check_npu_files(folder, manifest), *check_c_files(folder, manifest, texts)]
+    return Replay(gates=tuple(gates), missing=missing)
 
 
 def why_not(path: str) -> str:
@@ -89,7 +103,7 @@ def _question(folder: Path, entry: FileEntry, manifest: Manifest, texts: BundleT
     except (ValueError, ArithmeticError):
         return None
     return Question(
-        path=folder / entry.path,
+        folder=folder,
         name=entry.path,
         manifest=manifest,
         texts=texts,
@@ -103,6 +117,7 @@ def _ask(question: Question) -> list[Gate]:
     asks: dict[str, Callable[[Question], list[Gate]]] = {
         ".onnx": _ask_onnx,
         ".tflite": ask_tflite,
+        ".pte": ask_executorch,
     }
     ask = asks.get(Path(question.name).suffix)
     return ask(question) if ask else []
@@ -124,7 +139,21 @@ def _ask_onnx(question: Question) -> list[Gate]:
     problems = list(compare_metadata(metadata, question))
     if tensors != (file.input.name, file.output.name):
         problems.append(f"tensors {tensors} are not preprocess.json's")
-    return [metadata_gate(name, problems), compare_golden(f"golden:{name}", logits, question.golden)]
+    return [
+        *_check_onnx(question.path, name),
+        metadata_gate(name, problems),
+        compare_golden(f"golden:{name}", logits, question.golden),
+    ]
+
+
+def _check_onnx(path: Path, name: str) -> list[Gate]:
+    """Gates on the file itself: a NaN that no golden image reaches changes no answer."""
+    if not _can_import("onnx"):
+        # The extra `verify` has onnxruntime alone.
+        return []
+    if name.endswith("_int8.onnx"):
+        return check_onnx_int8(read_listed(path), path=name)
+    return [replace(gate, name=f"{gate.name}:{name}") for gate in check_graph(path) if gate.name in _GRAPH_GATES]
 
 
 def _can_import(module: str) -> bool:

@@ -9,14 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from edgeprune.cpp_literals import read_constants
 from edgeprune.errors import InputError
 from edgeprune.formats import TensorRecord
 from edgeprune.manifest import Manifest
-from edgeprune.results import Gate
+from edgeprune.results import Gate, at_most
 from edgeprune.tflite_format import operator_names, read_model
 from edgeprune.tflite_metadata import STANDARD_ENTRY, read_metadata, read_standard, standard_part
 from edgeprune.verify.bundle_texts import read_listed
 from edgeprune.verify.question import Question, compare_golden, compare_metadata, metadata_gate, refused
+from edgeprune.verify.tflite_graph import check_tflite
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
@@ -26,22 +30,49 @@ _DTYPES = {0: "float32", 9: "int8"}
 # Scales are float32 in the file and were written down with all their digits.
 _SCALE_TOLERANCE = 1e-6
 _NPU_OPERATOR = "CUSTOM(ethos-u)"
+# What a graph whose numbers point nowhere makes its readers raise.
+_LOST = (IndexError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
+_SETTINGS = "c/model_settings.h"
+# Another version of the runtime may take a little more, and a 32-bit device takes far less.
+_MAX_TAIL_RATIO = 1.25
 
 
 def ask_tflite(question: Question) -> list[Gate]:
-    """Gates ``metadata:<path>``, ``golden:<path>`` in LiteRT, and for int8 ``golden_tflm:<path>`` in TFLite Micro.
+    """Gates of ``check_tflite``, ``metadata:<path>``, ``golden:<path>`` in LiteRT, for int8 ``golden_tflm:<path>``.
 
+    Beside firmware also ``arena_tail:<path>``, for the int8 file.
     Where one of the two runtimes is not installed, the other still answers.
     """
+    int8, no_pad = question.file.input.dtype == "int8", _promises_no_pad(question)
     try:
         content = read_listed(question.path)
         problems = list(_metadata_problems(question, content))
+        gates = check_tflite(content, path=question.name, int8=int8, promise_no_pad=no_pad)
     except ImportError:
         return []
     except InputError as error:
         return [refused(question.name, error)]
-    gates = [metadata_gate(question.name, problems)]
-    return [*gates, *_ask_litert(question, content), *_ask_micro(question, content)]
+    except _LOST:
+        # No runtime is given such a file: this process would end with it.
+        return [refused(question.name, _lost(question.name))]
+    return [
+        *gates,
+        metadata_gate(question.name, problems),
+        *_ask_litert(question, content),
+        *_ask_micro(question, content),
+    ]
+
+
+def _promises_no_pad(question: Question) -> bool:
+    """Whether the recipe's padding, or the turn by 180 degrees, leaves no PAD operator."""
+    if question.file.rotate_180:
+        return True
+    try:
+        recipe = yaml.safe_load(read_listed(question.folder / "config.yaml"))
+        return bool(recipe["model"]["pad"] == "same")
+    except (yaml.YAMLError, KeyError, TypeError):
+        # Older or stranger recipes promise nothing.
+        return False
 
 
 def check_npu_files(folder: Path, manifest: Manifest) -> list[Gate]:
@@ -65,6 +96,8 @@ def check_npu_files(folder: Path, manifest: Manifest) -> list[Gate]:
             return []
         except InputError as error:
             problems = [error.problem]
+        except _LOST:
+            problems = [_lost(entry.path).problem]
         gates.append(
             Gate(
                 name=f"npu:{entry.path}",
@@ -135,12 +168,33 @@ def _ask_micro(question: Question, content: bytes) -> list[Gate]:
     try:
         from edgeprune.verify.micro import run_micro
 
-        outputs = run_micro(content, question.inputs).outputs
+        run = run_micro(content, question.inputs)
     except ImportError:
         return []
     except InputError as error:
         return [_failed(f"golden_tflm:{question.name}", error)]
-    return [compare_golden(f"golden_tflm:{question.name}", outputs, question.golden)]
+    golden = compare_golden(f"golden_tflm:{question.name}", run.outputs, question.golden)
+    return [golden, *_check_tail(question, run.tail_bytes)]
+
+
+def _check_tail(question: Question, tail_bytes: int) -> list[Gate]:
+    """The gate ``arena_tail:<path>``: what the firmware sets aside for the runtime's structures; none without ``c/``.
+
+    Its head and scratch follow from the file alone, see ``c_text``.
+    """
+    if all(entry.path != _SETTINGS for entry in question.manifest.files):
+        return []
+    try:
+        stated = int(read_constants(read_listed(question.folder / _SETTINGS).decode("ascii"))["kArenaTailBytes"])
+        ratio = tail_bytes / stated if stated > 0 else float("inf")
+    except (KeyError, ValueError):
+        stated, ratio = 0, float("nan")
+    detail = f"tflite-micro took {tail_bytes} bytes beside the activations, {_SETTINGS} has {stated}"
+    return [at_most(f"arena_tail:{question.name}", ratio, _MAX_TAIL_RATIO, detail)]
+
+
+def _lost(path: str) -> InputError:
+    return InputError(f"{path} has a graph that cannot be followed.", "pull the bundle again")
 
 
 def _failed(name: str, error: InputError) -> Gate:

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
+from edgeprune.micro_operators import RESOLVER_METHODS
 from edgeprune.results import Gate, at_most
 from edgeprune.tflite_format import ALIGNMENT, operator_names, read_model
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _FLOAT32, _INT32 = 0, 2
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 _PADS = ("PAD", "PADV2", "MIRROR_PAD")
 # An accumulator adds its products on top of the bias: half of int32 is left to them.
 _MAX_BIAS_SHARE = 0.5
@@ -23,13 +25,13 @@ def check_tflite(content: bytes, *, path: str, int8: bool, promise_no_pad: bool)
     Args:
         content: the file.
         path: its name in the bundle.
-        int8: every tensor between operators must be int8.
+        int8: every tensor between operators must be int8, and TFLite Micro must have every operator.
         promise_no_pad: the recipe's padding leaves no PAD operator.
 
     Returns:
         ``readable`` alone when it cannot be read; else also ``external_buffers``, ``unaligned_buffers``,
-        ``bad_weights``, ``tensor_names``, and where they apply ``float_operators``, ``bias_fits_int32`` and
-        ``pad_operators``.
+        ``bad_weights``, ``tensor_names``, and where they apply ``micro_operators``, ``float_operators``,
+        ``bias_fits_int32``, ``asymmetric_weights`` and ``pad_operators``.
     """
     try:
         model = read_model(content, origin=path)
@@ -45,7 +47,8 @@ def check_tflite(content: bytes, *, path: str, int8: bool, promise_no_pad: bool)
         _check_names(model, path),
     ]
     if int8:
-        gates += [_check_types(model, kinds, path), _check_biases(model, path)]
+        gates += [_check_micro(kinds, path), _check_types(model, kinds, path), _check_biases(model, path)]
+        gates.append(_check_symmetry(model, kinds, path))
     if promise_no_pad:
         pads = [kind for kind in kinds if kind in _PADS]
         gates.append(at_most(f"pad_operators:{path}", len(pads), 0, "SAME padding needs none"))
@@ -94,6 +97,12 @@ def _check_names(model: Any, path: str) -> Gate:
     return at_most(f"tensor_names:{path}", spent, 0, "bytes of names that nothing reads")
 
 
+def _check_micro(kinds: tuple[str, ...], path: str) -> Gate:
+    missing = sorted(set(kinds) - set(RESOLVER_METHODS))
+    detail = ", ".join(missing) or "TFLite Micro has all of them"
+    return at_most(f"micro_operators:{path}", len(missing), 0, detail)
+
+
 def _check_types(model: Any, kinds: tuple[str, ...], path: str) -> Gate:
     graph = model.subgraphs[0]
     floating = [
@@ -117,6 +126,24 @@ def _check_biases(model: Any, path: str) -> Gate:
         if reach >= largest:
             largest, where = reach, f"largest bias over 2**31, in tensor {index}"
     return at_most(f"bias_fits_int32:{path}", largest, _MAX_BIAS_SHARE, where)
+
+
+def _check_symmetry(model: Any, kinds: tuple[str, ...], path: str) -> Gate:
+    """TFLite Micro never reads a weight's zero point; a compiler for an NPU may, and then answers differently."""
+    graph = model.subgraphs[0]
+    used = {
+        int(index)
+        for kind, operator in zip(kinds, graph.operators, strict=True)
+        if kind in _WEIGHTED
+        for index in operator.inputs[1:3]
+        if index >= 0
+    }
+    rules = {index: graph.tensors[index].quantization for index in used}
+    shifted = [
+        i for i, rule in rules.items() if rule is not None and rule.zeroPoint is not None and any(rule.zeroPoint)
+    ]
+    detail = "weights and biases with a zero point that is not 0"
+    return at_most(f"asymmetric_weights:{path}", len(shifted), 0, detail)
 
 
 def _constants(model: Any) -> "list[tuple[int, np.ndarray]]":

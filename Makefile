@@ -6,6 +6,7 @@
 #: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
 #: DATA=         an image folder, in place of the recipe's data
 #: WEIGHTS=      what training starts from, in place of the recipe's: none, a torchvision name, a file or a folder
+#: DEVICE=       a device that `export` must fit, such as stm32f746: see `edgeprune devices`
 #: BUNDLE=       the bundle that `verify` checks; without it, every one in exports/
 #: PYTHON=python3    the interpreter that .venv is made with: 3.11, 3.12 or 3.13
 #: TORCH=auto    torch's build on Linux: auto (CPU only where there is no NVIDIA GPU), cpu, default (PyPI's, with CUDA)
@@ -32,8 +33,9 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)), $(1) $(call quote,$(value $(2))))
 recipe = $(call quote,$(value RECIPE))
 data = $(call option,--data,DATA)
-one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(data)
-several_levels = $(foreach level,$(value LEVELS),$(BIN)/edgeprune $(1) $(recipe) --target $(call quote,$(level))$(data) &&) true
+device = $(call option,--device,DEVICE)
+one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(data)$(2)
+several_levels = $(foreach level,$(value LEVELS),$(BIN)/edgeprune $(1) $(recipe) --target $(call quote,$(level))$(data)$(2) &&) true
 each_level = $(if $(value LEVELS),$(several_levels),$(one_level))
 
 help: ## this list
@@ -57,7 +59,7 @@ audit: setup ## what a level costs: parameters, MACs, activations, file bytes
 	$(call each_level,audit)
 
 export: setup ## audit, export, verify and publish a level: exports/<name>-s60/
-	$(call each_level,export)
+	$(call each_level,export,$(device))
 
 verify: setup ## check published bundles again: BUNDLE, or every one in exports/
 	@set -e; for bundle in $(if $(value BUNDLE),$(call quote,$(value BUNDLE)),exports/*/); do \

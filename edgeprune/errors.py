@@ -25,6 +25,16 @@ class EdgepruneError(Exception):
     def __str__(self) -> str:
         return f"{self.problem}\n  try: {self.remedy}"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses have arguments of their own; what arrives from another process has the same words and exit code.
+        return _rebuild, (type(self), self.problem, self.remedy)
+
+
+def _rebuild(kind: type[EdgepruneError], problem: str, remedy: str) -> EdgepruneError:
+    error = kind.__new__(kind)
+    EdgepruneError.__init__(error, problem, remedy)
+    return error
+
 
 class InputError(EdgepruneError):
     """The recipe, an argument, a file or a folder cannot be used as it is (exit code 2)."""

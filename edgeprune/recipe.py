@@ -136,9 +136,9 @@ class RecoverSection(Section):
     weight_decay: NotNegative = 0.0
 
 
-Format = Literal["onnx", "tflite", "tflite_int8"]
+Format = Literal["onnx", "onnx_int8", "tflite", "tflite_int8", "c", "executorch"]
 # What a format is made from or held against.
-_NEEDS: dict[str, str] = {"tflite_int8": "tflite"}
+_NEEDS: dict[str, str] = {"onnx_int8": "onnx", "tflite_int8": "tflite", "c": "tflite_int8"}
 
 
 class QuantiseSection(Section):
@@ -152,16 +152,22 @@ class QuantiseSection(Section):
     qat: Literal["auto", "always", "never"] = Field(
         "auto", description="quantisation-aware recovery; auto: when int8 falls short of max_drop on validation"
     )
-    max_drop: Share = Field(0.005, description="validation accuracy that int8 may lose before qat: auto switches on")
-    epochs: Count = 20
-    lr: Positive = 5e-4
-    batch_size: Batch = 64
+    max_drop: Share = Field(
+        0.005,
+        description="what int8 may lose before qat: auto switches on; it may decide otherwise on twice that share",
+    )
+    epochs: Count = 10
+    lr: Positive = 2e-4
+    batch_size: Batch = Field(16, description="small ones give more steps an epoch, which recovery is short of")
 
 
 class ExportSection(Section):
     """Which files a level becomes."""
 
-    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "tflite", "tflite_int8")
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "onnx_int8", "tflite", "tflite_int8", "c")
+    device: str | None = Field(
+        None, description="a profile of `edgeprune devices`, or a file like those; what does not fit it fails"
+    )
     dynamic_batch: bool = Field(False, description="batch dimension `batch` instead of 1, in the ONNX file")
     pad: Literal["keep", "rotate"] = Field(
         "keep", description="rotate: no PAD operator in TFLite without training; images are fed rotated by 180 degrees"
@@ -173,7 +179,9 @@ class ExportSection(Section):
             raise ValueError("a format stands twice")
         for wanted, needed in _NEEDS.items():
             if wanted in self.formats and needed not in self.formats:
-                raise ValueError(f"{wanted} is held against {needed}: list both")
+                raise ValueError(f"{wanted} is made from {needed} or held against it: list both")
+        if self.device is not None and "tflite_int8" not in self.formats:
+            raise ValueError(f"device {self.device} is asked whether tflite_int8 fits it: list that in formats")
         if "onnx" not in self.formats:
             raise ValueError("onnx must be one of them: the card and the latency gate rest on it")
         return self
@@ -228,20 +236,25 @@ class Recipe(Section):
         data = self.data.model_copy(update={"path": None})
         model = self.model.model_copy(update={"weights": Path(self.model.weights).name, "baseline": None})
         recover = self.recover.model_copy(update={"teacher": Path(self.recover.teacher).name})
-        return self.model_copy(update={"data": data, "model": model, "recover": recover})
+        device = Path(self.export.device).stem if self.export.device else None
+        export = self.export.model_copy(update={"device": device})
+        return self.model_copy(update={"data": data, "model": model, "recover": recover, "export": export})
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
 
 
-def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None = None) -> Recipe:
+def read_recipe(
+    path: Path, *, data_path: str | None = None, weights: str | None = None, device: str | None = None
+) -> Recipe:
     """Read and check a recipe.
 
     Args:
         path: YAML file.
         data_path: replaces ``data.path`` and implies source ``imagefolder`` (DATA= on the command line).
         weights: replaces ``model.weights``.
+        device: replaces ``export.device``.
 
     Raises:
         InputError: no such file, not YAML, an unknown key (the nearest known one is named) or a value out of range.
@@ -261,6 +274,8 @@ def read_recipe(path: Path, *, data_path: str | None = None, weights: str | None
         values["data"] = _override(values.get("data"), source="imagefolder", path=data_path)
     if weights is not None:
         values["model"] = _override(values.get("model"), weights=weights)
+    if device is not None:
+        values["export"] = _override(values.get("export"), device=device)
     return parse_recipe(values, origin=str(path))
 
 

@@ -22,7 +22,7 @@ from typer.main import get_command
 from edgeprune import __version__
 from edgeprune.cli import app
 
-COMMANDS = ("train", "prune", "audit", "export", "verify", "pull", "list")
+COMMANDS = ("train", "prune", "audit", "export", "verify", "pull", "list", "devices")
 
 
 Ask = Callable[..., Answer]
@@ -370,7 +370,8 @@ def test_json_of_an_export_is_still_one_value(ask: Ask, project: Path) -> None:
 
 def test_what_cannot_be_done_puts_no_json_out(ask: Ask, tmp_path: Path) -> None:
     for command in COMMANDS:
-        arguments = {"verify": ["nowhere"], "pull": ["nowhere"]}.get(command, ["nowhere.yaml"])
+        missing = {"verify": ["nowhere"], "pull": ["nowhere"], "devices": ["show", "nowhere"]}
+        arguments = missing.get(command, ["nowhere.yaml"])
         answer = ask(command, *arguments, "--json", at=tmp_path)
         answer.refusal()
         assert answer.out == ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mcu_models import nhwc, tiny_float, tiny_images
 from torch import nn
 
 from edgeprune.export import write_onnx
@@ -109,3 +110,14 @@ def test_the_budget_bounds_the_time_of_a_slow_file(dense: Path) -> None:
     comparison = compare_latency(dense, dense, IMAGES, sessions=2, rounds=100_000, budget_seconds=0.5)
     assert time.perf_counter() - started < 10
     assert "100000" not in comparison.protocol
+
+
+def test_tflite_files_are_timed_in_litert(tmp_path: Path) -> None:
+    """Each file in the runtime that it is for: onnxruntime could not even open this one."""
+    one, other = tmp_path / "one.tflite", tmp_path / "other.tflite"
+    for path in (one, other):
+        path.write_bytes(tiny_float())
+    comparison = compare_latency(one, other, nhwc(tiny_images(4)), sessions=2, rounds=4, budget_seconds=0.5)
+    assert comparison.runtime.startswith("LiteRT ")
+    assert comparison.ratio_low <= comparison.ratio <= comparison.ratio_high
+    assert 0.2 < comparison.ratio < 5

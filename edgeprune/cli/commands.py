@@ -17,11 +17,13 @@ from edgeprune.cli.console import (
     open_reporter,
     print_costs,
     print_failed_gates,
+    print_files,
     print_json,
     print_levels,
     print_plans,
     print_verdict,
 )
+from edgeprune.cli.devices import devices_app
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError, TargetMissingError
 
 if TYPE_CHECKING:
@@ -103,13 +105,16 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate of the time")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Prune a recipe's baseline along its schedule, recover every level, keep each in models/NAME-sNN."""
+    """Prune a recipe's baseline along its schedule, recover every level, keep each in models/NAME-sNN.
+
+    The last level is made ready for int8, which may take training: an export need not wait for it then.
+    """
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import level_id, parse_target
 
     wanted = parse_target(target) if target is not None else None
     values = read_recipe(recipe, data_path=data)
-    from edgeprune.pipeline import prune_to_schedule
+    from edgeprune.pipeline import prune_to_schedule, ready_int8
     from edgeprune.results import as_json as plain
 
     if dry_run:
@@ -117,6 +122,8 @@ def prune(
         return
     with open_reporter(quiet=as_json) as reporter:
         summary = prune_to_schedule(values, _workspace(), reporter, target=wanted)
+        if summary.outcomes[-1].record is not None:
+            ready_int8(values, _workspace(), reporter, target=summary.outcomes[-1].target)
     if as_json:
         print_json(
             {
@@ -170,6 +177,9 @@ def export(
         str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), or `all` finished levels")
     ] = None,
     data: DataOption = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="must fit: a name from `edgeprune devices`, or a file like those")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Audit, export, verify and publish a finished level to exports/NAME-sNN. Never prunes."""
@@ -179,7 +189,7 @@ def export(
     if target is None:
         raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")
     wanted = None if target == "all" else parse_target(target)
-    values = read_recipe(recipe, data_path=data)
+    values = read_recipe(recipe, data_path=data, device=device)
     from edgeprune.pipeline import export_levels
     from edgeprune.results import as_json as plain
 
@@ -209,6 +219,7 @@ def export(
                 typer.echo(f"{result.bundle}: up to date")
             else:
                 print_verdict(result.verdict)
+                print_files(result.bundle / "size_report.json")
                 typer.echo(
                     f"{result.bundle}: published; model.onnx {result.file_bytes:,} bytes "
                     f"(unpruned {result.dense_file_bytes:,})"
@@ -302,6 +313,9 @@ def list_(
         return
     typer.echo(f"levels of {values.name}: {', '.join(levels) or 'none (make prune)'}")
     typer.echo(f"bundles: {', '.join(bundles) or 'none (make export TARGET=0.6)'}")
+
+
+app.add_typer(devices_app, name="devices")
 
 
 def _raise_all(failures: list[EdgepruneError]) -> None:

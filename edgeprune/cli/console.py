@@ -68,7 +68,7 @@ def print_json(value: Any) -> None:
 
 def print_levels(outcomes: Iterable["Outcome"], dense: "CostReport") -> None:
     """The closing table: what every target cost and kept."""
-    table = _table("target", "achieved", "val", "test (95 % interval)", "params", "MACs fvcore", "")
+    table = make_table("target", "achieved", "val", "test (95 % interval)", "params", "MACs fvcore", "")
     for outcome in outcomes:
         record = outcome.record
         if record is None:
@@ -84,14 +84,14 @@ def print_levels(outcomes: Iterable["Outcome"], dense: "CostReport") -> None:
             _against(record.cost.macs, dense.macs),
             "up to date" if outcome.up_to_date else "made",
         )
-    _show(table)
+    show_table(table)
 
 
 def print_costs(costs: Mapping[str, "CostReport"]) -> None:
     """Costs of several levels against the first, then by operator and by block."""
     names, reports = list(costs), list(costs.values())
     dense = reports[0]
-    table = _table("figure", *names)
+    table = make_table("figure", *names)
     table.add_row("parameters", *(_against(report.params, dense.params) for report in reports))
     table.add_row("MACs (fvcore)", *(_against(report.macs, dense.macs) for report in reports))
     table.add_row("MACs (thop)", *(_against(report.macs_thop, dense.macs_thop) for report in reports))
@@ -108,7 +108,7 @@ def print_costs(costs: Mapping[str, "CostReport"]) -> None:
     table.add_row("weights file bytes", *sizes)
     for index, block in enumerate(dense.blocks):
         table.add_row(f"MACs in {block.name}", *(_against(report.blocks[index].macs, block.macs) for report in reports))
-    _show(table)
+    show_table(table)
 
 
 def print_plans(plans: Iterable["ChannelPlan"]) -> None:
@@ -116,12 +116,12 @@ def print_plans(plans: Iterable["ChannelPlan"]) -> None:
     plans = list(plans)
     if not plans:
         return
-    table = _table("layer", "channels", *(f"{plan.target:.2%}" for plan in plans))
+    table = make_table("layer", "channels", *(f"{plan.target:.2%}" for plan in plans))
     for index, group in enumerate(plans[0].groups):
         table.add_row(group.layer, str(group.channels), *(str(len(plan.groups[index].kept)) for plan in plans))
     table.add_row("removed", "", *(str(plan.removed_now) for plan in plans))
     table.add_row("achieved", "", *(f"{plan.achieved:.2%}" for plan in plans))
-    _show(table)
+    show_table(table)
     typer.echo("One cut from today's weights; recovery between the steps changes the ranking of later ones.")
 
 
@@ -135,6 +135,23 @@ def print_failed_gates(path: Path) -> None:
     if path.is_file():
         gates = json.loads(path.read_text(encoding="utf-8"))["gates"]
         _print_gates([(gate["name"], gate["figure"], gate["limit"], gate["passed"], gate["detail"]) for gate in gates])
+
+
+def print_files(size_report: Path) -> None:
+    """The model files of a bundle, from its size_report.json: bytes, accuracy in their runtimes, RAM."""
+    values = json.loads(size_report.read_text(encoding="utf-8"))
+    dense = {file["path"]: file for file in values["dense_files"]}
+    table = make_table("file", "bytes", "accuracy on test", "proved in", "arena bytes (head + tail)")
+    for file in values["files"]:
+        before, accuracy, arena = dense.get(file["path"]), file["accuracy"], file["arena"]
+        table.add_row(
+            file["path"],
+            _against(file["bytes"], before["bytes"]) if before else f"{file['bytes']:,}",
+            f"{accuracy['correct'] / accuracy['n']:.4f}",
+            file["runtime"],
+            f"{arena['head_bytes']:,} + {arena['tail_bytes']:,}" if arena else "",
+        )
+    show_table(table)
 
 
 def cost_values(cost: "CostReport", dense: "CostReport") -> dict[str, Any]:
@@ -154,14 +171,15 @@ def cost_values(cost: "CostReport", dense: "CostReport") -> dict[str, Any]:
 
 
 def _print_gates(rows: Iterable[tuple[str, Any, str, bool, str]]) -> None:
-    table = _table("gate", "figure", "limit", "", "what")
+    table = make_table("gate", "figure", "limit", "", "what")
     for name, figure, limit, passed, detail in rows:
         shown = f"{figure:.6g}" if isinstance(figure, float) else str(figure)
         table.add_row(name, shown, limit, "passed" if passed else "FAILED", detail)
-    _show(table)
+    show_table(table)
 
 
-def _table(*columns: str) -> Any:
+def make_table(*columns: str) -> Any:
+    """An empty table; the first column is never broken, the others are folded."""
     from rich import box
     from rich.table import Table
 
@@ -171,7 +189,8 @@ def _table(*columns: str) -> Any:
     return table
 
 
-def _show(table: Any) -> None:
+def show_table(table: Any) -> None:
+    """Print a table."""
     from rich.console import Console
 
     # Figures must survive a pipe: without a terminal, rich would cut tables at 80 columns.

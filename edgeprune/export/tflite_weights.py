@@ -41,7 +41,8 @@ def replace_weights(model: FloatModel, before: "nn.Module", after: "nn.Module") 
         return None
     resized = set()
     for operator, kind, name in weighted:
-        old, new = before.get_submodule(name), after.get_submodule(name)
+        old: Any = before.get_submodule(name)
+        new: Any = after.get_submodule(name)
         if len(operator.inputs) != 3 or not _write_layer(content, operator, kind, old, new):
             return None
         if old.weight.shape[0] != new.weight.shape[0]:

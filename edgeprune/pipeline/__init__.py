@@ -1,13 +1,15 @@
 """The only package that sequences stages: baseline, levels, bundles, each step once and then up to date.
 
 - ``make_baseline`` trains the unpruned network of a recipe.
-- ``prune_to_schedule`` makes its levels; ``preview_plans`` says what that would do.
+- ``prune_to_schedule`` makes its levels, ``ready_int8`` the int8 version of one; ``preview_plans`` says what that
+  would do.
 - ``audit_levels`` says what they cost; ``export_levels`` turns them into published bundles.
 """
 
 from edgeprune.pipeline.baseline import make_baseline, open_baseline
 from edgeprune.pipeline.bundles import ExportOutcome, ExportSummary, export_levels
 from edgeprune.pipeline.finished import AuditSummary, audit_levels, finished_levels
+from edgeprune.pipeline.level_int8 import ready_int8
 from edgeprune.pipeline.levels import Outcome, PruneSummary, prune_to_schedule
 from edgeprune.pipeline.preview import estimate_seconds, preview_plans
 from edgeprune.pipeline.workspace import Reporter, SilentReporter, Workspace
@@ -29,4 +31,5 @@ __all__ = [
     "open_baseline",
     "preview_plans",
     "prune_to_schedule",
+    "ready_int8",
 ]

@@ -17,10 +17,11 @@ from torch import nn
 from edgeprune.calibration import METHODS
 from edgeprune.data import Dataset, sample_images
 from edgeprune.evaluation import predict_logits
-from edgeprune.export.tflite_file import FloatModel, convert_network
+from edgeprune.export.tflite_file import FloatModel
 from edgeprune.export.tflite_int8 import Range, choose_ranges, observe_ranges, place_ranges, quantise_model
 from edgeprune.files import digest_file
 from edgeprune.learning import EpochRecord
+from edgeprune.pipeline.conversions import Conversions
 from edgeprune.pipeline.records import load_record, save_record
 from edgeprune.pipeline.settings import augmentation
 from edgeprune.pipeline.story import epoch_line
@@ -127,7 +128,15 @@ class Int8Network:
 
 
 def choose_int8(
-    recipe: Recipe, dataset: Dataset, network: nn.Module, folder: Path, reporter: Reporter, *, key: str, title: str
+    recipe: Recipe,
+    dataset: Dataset,
+    network: nn.Module,
+    conversions: Conversions,
+    reporter: Reporter,
+    *,
+    folder: Path,
+    key: str,
+    title: str,
 ) -> Int8Network:
     """Find the int8 version of a network that does best on validation.
 
@@ -135,6 +144,7 @@ def choose_int8(
         recipe: its ``quantise`` section, data and augmentation.
         dataset: ranges and training come from ``train``, the choice from ``val``.
         network: float; not changed.
+        conversions: of this network; what is converted here need not be converted again.
         folder: where the outcome is kept.
         reporter: is told what goes on.
         key: digest of weights, settings and versions; an outcome of the same key is used again.
@@ -165,7 +175,7 @@ def choose_int8(
             images,
             methods=methods,
             judge=judge,
-            image_size=recipe.data.image_size,
+            conversions=conversions,
             progress=progress,
         )
     best = _best(trials)
@@ -182,17 +192,19 @@ def choose_int8(
         epochs=(),
     )
     chosen = ready.network
-    short = float_accuracy.correct - best.accuracy.correct > settings.max_drop * float_accuracy.n
+    lost = float_accuracy.value - best.accuracy.value
+    # Decisions that change for the better today change for the worse on other images.
+    short = lost > settings.max_drop or 1 - best.agreement > 2 * settings.max_drop
     if settings.qat == "always" or (settings.qat == "auto" and short):
         reporter.say(f"{title}: int8 {best} against float {float_accuracy.value:.4f} on validation: training for int8")
         chosen, record = _train(
             recipe,
             dataset,
-            network,
             ready=ready,
             images=images,
             folder=folder,
             reporter=reporter,
+            conversions=conversions,
             judge=judge,
             record=record,
             title=title,
@@ -213,10 +225,10 @@ def _try_methods(
     *,
     methods: tuple[str, ...],
     judge: Callable[[str, bytes], Trial],
-    image_size: int,
+    conversions: Conversions,
     progress: Callable[[int, int], None],
 ) -> list[Trial]:
-    model = convert_network(network, image_size=image_size)
+    model = conversions.convert(network)
     progress(1, len(methods) + 2)
     statistics = observe_ranges(model.content, _nhwc(images))
     progress(2, len(methods) + 2)
@@ -235,12 +247,12 @@ def _try_methods(
 def _train(
     recipe: Recipe,
     dataset: Dataset,
-    network: nn.Module,
     *,
     ready: Conditioned,
     images: np.ndarray,
     folder: Path,
     reporter: Reporter,
+    conversions: Conversions,
     judge: Callable[[str, bytes], Trial],
     record: Int8Record,
     title: str,
@@ -251,7 +263,6 @@ def _train(
     with reporter.track(f"training {title} for int8") as progress:
         fit = recover_int8(
             ready.network,
-            teacher=network,
             images=torch.from_numpy(images),
             method=method,
             dataset=dataset,
@@ -265,7 +276,7 @@ def _train(
             on_epoch=lambda epoch: reporter.say(epoch_line(f"int8 {title}", epoch, settings.epochs)),
             progress=progress,
         )
-    model = convert_network(fit.network, image_size=recipe.data.image_size)
+    model = conversions.convert(fit.network)
     otherwise = choose_ranges(model.content, observe_ranges(model.content, _nhwc(images)), method)
     trial = judge("trained", quantise_model(model.content, place_ranges(model, fit.ranges, otherwise=otherwise)))
     reporter.say(f"{title}: trained int8 {trial} on validation")
@@ -309,8 +320,8 @@ def _judge(
 
 
 def _best(trials: "list[Trial] | tuple[Trial, ...]") -> Trial:
-    """Accuracy decides; between equals, the logits that are nearest to float's."""
-    return max(trials, key=lambda trial: (trial.accuracy.correct, trial.sqnr_db))
+    """Who decides most often as float does; between equals, who has the nearest logits. Accuracy would reward luck."""
+    return max(trials, key=lambda trial: (trial.agreement, trial.sqnr_db))
 
 
 def _nhwc(images: np.ndarray) -> np.ndarray:

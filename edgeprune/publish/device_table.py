@@ -14,9 +14,10 @@ def fit_lines(facts: BundleFacts) -> list[str]:
     lines = [
         "## Does it fit?",
         "",
-        f"For {asked}, in bytes. RAM needed = activations (arena head) + runtime (arena tail, a 64-bit host's: an "
-        f"upper bound) + a reserve of {first.reserve_bytes:,}{_unless_equal(facts, 'reserve_bytes')} for the stack and "
-        f"what else runs. Flash needed = model + an allowance of {first.kernel_bytes:,}"
+        f"For {asked}, in bytes. RAM needed = activations (arena head, and on Cortex-M an allowance for "
+        "CMSIS-NN's scratch) + runtime (arena tail, a 64-bit host's: an upper bound) + a reserve of "
+        f"{first.reserve_bytes:,}{_unless_equal(facts, 'reserve_bytes')} for the stack and what else runs. "
+        f"Flash needed = model + an allowance of {first.kernel_bytes:,}"
         f"{_unless_equal(facts, 'kernel_bytes')} for the kernels. Latency is an estimate, never a measurement.",
         "",
         "| device | fits | RAM needed | of | activations | runtime | reserve | flash needed | of | model | kernels | "

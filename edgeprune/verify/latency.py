@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.results import Gate, LatencyComparison
+from edgeprune.verify.litert import litert_version, open_litert
 from edgeprune.verify.onnx_runtime import open_session
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def compare_latency(
     sessions, and rounds within them, always both files of a round together.
 
     Args:
-        path: the file.
-        reference_path: the file it is held against.
-        inputs: normalised images, float32, shape (n, channels, height, width); one image a call, all in turn.
+        path: the file; ``.onnx`` runs in onnxruntime, ``.tflite`` in LiteRT.
+        reference_path: the file it is held against, in the same runtime.
+        inputs: images as the files take them, shape (n, ...); one image a call, all in turn.
         threads: intra-operator threads.
         sessions: loads of both files, >= 2.
         rounds: rounds in each session; fewer, but at least 3, when the budget would not allow them.
@@ -53,7 +54,6 @@ def compare_latency(
         InputError: a file cannot be loaded.
     """
     import numpy as np
-    import onnxruntime
 
     times = []
     for session in range(sessions):
@@ -72,7 +72,7 @@ def compare_latency(
     low, high = _interval(seconds)
     median, reference_median = (float(value) for value in np.median(seconds, axis=(0, 1)))
     return LatencyComparison(
-        runtime=f"onnxruntime {onnxruntime.__version__}",
+        runtime=_runtime(path),
         threads=threads,
         cpu=read_cpu_name(),
         protocol=(
@@ -114,7 +114,35 @@ def read_cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _runtime(path: Path) -> str:
+    if path.suffix == ".tflite":
+        return litert_version()
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
 def _prepare(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[int], None]":
+    return (_prepare_litert if path.suffix == ".tflite" else _prepare_onnx)(path, inputs, threads)
+
+
+def _prepare_litert(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[int], None]":
+    interpreter = open_litert(path.read_bytes(), reference=False, threads=threads)
+    interpreter.allocate_tensors()
+    source, result = (
+        details()[0]["index"] for details in (interpreter.get_input_details, interpreter.get_output_details)
+    )
+
+    def call(times: int) -> None:
+        for index in range(times):
+            interpreter.set_tensor(source, inputs[index % len(inputs)][None])
+            interpreter.invoke()
+            interpreter.get_tensor(result)
+
+    return call
+
+
+def _prepare_onnx(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[int], None]":
     session = open_session(path, threads=threads)
     feeds = [{session.get_inputs()[0].name: inputs[index : index + 1]} for index in range(len(inputs))]
     run = session.run

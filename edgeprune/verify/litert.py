@@ -84,6 +84,23 @@ def dequantise(stored: "np.ndarray", quantisation: Quantisation) -> "np.ndarray"
     return (stored.astype(np.float32) - np.float32(quantisation.zero_point)) * np.float32(quantisation.scale)
 
 
+def open_litert(content: bytes, *, reference: bool, threads: int = 1) -> Any:
+    """An interpreter for a file; its tensors are not allocated yet.
+
+    Args:
+        content: the file.
+        reference: the reference kernels, see ``run_litert``.
+        threads: >= 1.
+
+    Raises:
+        ValueError: LiteRT does not accept the file.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    return Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=threads)
+
+
 def run_litert(
     content: bytes,
     inputs: "np.ndarray",
@@ -109,7 +126,6 @@ def run_litert(
         InputError: it is no TFLite file, does not run, or takes other images.
     """
     import numpy as np
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     file = read_io(content)
     if inputs.shape[1:] != file.input_shape[1:] or str(inputs.dtype) != file.dtype or len(inputs) == 0:
@@ -117,10 +133,9 @@ def run_litert(
             f"The file takes {file.dtype} images of shape {file.input_shape[1:]}, given {inputs.dtype} {inputs.shape}.",
             "feed it as preprocess.json says",
         )
-    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
     outputs = []
     try:
-        interpreter = Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=1)
+        interpreter = open_litert(content, reference=reference)
         place, result = (
             details()[0]["index"] for details in (interpreter.get_input_details, interpreter.get_output_details)
         )

@@ -1,25 +1,22 @@
-"""The TFLite files of one level, and what runs them: made, run on every test image, and held against each other."""
+"""The TFLite files of one level: made, run on every test image in their runtimes, and held against each other."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from edgeprune.data import Dataset, sample_images
-from edgeprune.embedded import ArenaReport
-from edgeprune.export.rotate import rotate_network
-from edgeprune.export.tflite_file import FloatModel, convert_network, strip_model
+from edgeprune.embedded import ArenaReport, Quantisation
+from edgeprune.export.tflite_file import FloatModel, strip_model
 from edgeprune.export.tflite_int8 import quantise_model
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
 from edgeprune.pipeline.int8 import Int8Network
+from edgeprune.pipeline.model_file import ModelFile, logit_tolerance
 from edgeprune.preprocess import normalise_pixels, plan_integer_preprocess
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
-from edgeprune.results import Gate
 from edgeprune.tflite_format import operator_names, read_model
 from edgeprune.tflite_metadata import add_metadata
 from edgeprune.verify.accuracy import compare_accuracy
@@ -38,39 +35,9 @@ _MICRO_IMAGES = 100
 _OPERATOR_IMAGES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TfliteCandidate:
-    """One TFLite file that was written and run, and what its gates say.
-
-    Attributes:
-        path: on disk.
-        content: the file.
-        facts: as the bundle tells them.
-        outputs: what it gave for every test image: float32 logits, or stored int8 values.
-        logits: the same as real numbers, float32.
-        tolerance: by which another machine may differ: logits, or steps of the last place.
-        gates: every check of this file.
-    """
-
-    path: Path
-    content: bytes
-    facts: FileFacts
-    outputs: np.ndarray
-    logits: np.ndarray
-    tolerance: float
-    gates: tuple[Gate, ...]
-
-
 def file_name(kind: str, *, rotated: bool) -> str:
     """``model.tflite`` or ``model_int8.tflite``; a file that is fed rotated images says so."""
     return f"{kind}_rot180.tflite" if rotated else f"{kind}.tflite"
-
-
-def convert_level(recipe: Recipe, network: nn.Module) -> FloatModel:
-    """Convert a network as the recipe asks: as it is, or with rotated kernels and no PAD operator."""
-    size = recipe.data.image_size
-    rotated = rotate_network(network, image_size=size) if recipe.export.pad == "rotate" else network
-    return convert_network(rotated, image_size=size)
 
 
 def make_float_file(
@@ -81,7 +48,7 @@ def make_float_file(
     *,
     metadata: ModelMetadata,
     torch_logits: np.ndarray,
-) -> TfliteCandidate:
+) -> ModelFile:
     """Write the float file and run it in LiteRT on the whole test split.
 
     Args:
@@ -96,7 +63,7 @@ def make_float_file(
     name = file_name("model", rotated=rotated)
     content = add_metadata(strip_model(model.content), metadata, int8=False)
     write_atomic(folder / name, content)
-    logits = run_litert(content, float_inputs(recipe, dataset.test.images), reference=False, batch=_BATCH)
+    logits = run_litert(content, tflite_inputs(recipe, dataset.test.images, None), reference=False, batch=_BATCH)
     compared = compare_accuracy(
         file_logits=logits, reference_logits=torch_logits, labels=np.asarray(dataset.test.labels)
     )
@@ -119,13 +86,12 @@ def make_float_file(
         rotated=rotated,
         operators=dict(Counter(operator_names(read_model(content)))),
     )
-    return TfliteCandidate(
+    return ModelFile(
         path=folder / name,
-        content=content,
         facts=facts,
         outputs=logits,
         logits=logits,
-        tolerance=1e-3 * max(1.0, float(np.abs(logits).max())),
+        tolerance=logit_tolerance(logits),
         gates=gates,
     )
 
@@ -143,8 +109,8 @@ def make_int8_file(
     folder: Path,
     *,
     metadata: ModelMetadata,
-    float_file: TfliteCandidate,
-) -> TfliteCandidate:
+    float_file: ModelFile,
+) -> ModelFile:
     """Write the int8 file; run it in TFLite Micro on the whole test split and in LiteRT's reference kernels beside it.
 
     Args:
@@ -163,8 +129,7 @@ def make_int8_file(
     file = read_io(content)
     assert file.input is not None
     assert file.output is not None
-    integer = plan_integer_preprocess(recipe.data.mean, recipe.data.std, file.input)
-    inputs = integer.apply(_fed(recipe, _images_for_micro(dataset)))
+    inputs = tflite_inputs(recipe, _images_for_micro(dataset), file.input)
     with ThreadPoolExecutor(2) as pool:
         reference = pool.submit(run_litert, content, inputs, reference=True)
         micro = pool.submit(run_micro, content, inputs)
@@ -176,7 +141,7 @@ def make_int8_file(
     figures = compare_operators(
         strip_model(model.content),
         content,
-        float_inputs(recipe, sample_images(dataset.train, _OPERATOR_IMAGES, recipe.seed)),
+        tflite_inputs(recipe, sample_images(dataset.train, _OPERATOR_IMAGES, recipe.seed), None),
         layers=model.layers,
     )
     peak = find_peak(content)
@@ -225,9 +190,8 @@ def make_int8_file(
         calibration=f"{chosen.record.method}, {len(chosen.images)} train images",
         remedies=chosen.record.remedies,
     )
-    return TfliteCandidate(
+    return ModelFile(
         path=folder / name,
-        content=content,
         facts=facts,
         outputs=in_micro.outputs[:test],
         logits=logits,
@@ -241,13 +205,16 @@ def promises_no_pad(recipe: Recipe) -> bool:
     return recipe.model.pad == "same" or recipe.export.pad == "rotate"
 
 
-def float_inputs(recipe: Recipe, images: np.ndarray) -> np.ndarray:
-    """What a float TFLite file is fed: float32, shape (n, height, width, 3)."""
-    normalised = normalise_pixels(_fed(recipe, np.asarray(images)), recipe.data.mean, recipe.data.std)
-    return np.ascontiguousarray(normalised.transpose(0, 2, 3, 1))
+def tflite_inputs(recipe: Recipe, images: np.ndarray, quantisation: Quantisation | None) -> np.ndarray:
+    """What a TFLite file is fed: float32, or int8 where it has a quantisation, shape (n, height, width, 3)."""
+    fed, data = as_fed(recipe, np.asarray(images)), recipe.data
+    if quantisation is not None:
+        return plan_integer_preprocess(data.mean, data.std, quantisation).apply(fed)
+    return np.ascontiguousarray(normalise_pixels(fed, data.mean, data.std).transpose(0, 2, 3, 1))
 
 
-def _fed(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+def as_fed(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """Images as a TFLite file reads them: upright, or rotated by 180 degrees."""
     return images[:, ::-1, ::-1] if recipe.export.pad == "rotate" else images
 
 

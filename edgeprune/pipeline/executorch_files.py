@@ -12,7 +12,7 @@ from edgeprune.export.executorch_file import write_executorch, write_executorch_
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
 from edgeprune.pipeline.int8 import Int8Network
-from edgeprune.pipeline.model_file import ModelFile, int8_tolerance, logit_tolerance
+from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, INT8_TOLERANCE_SHARE, ModelFile
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
@@ -70,7 +70,7 @@ def make_executorch_files(
         ),
         outputs=logits,
         logits=logits,
-        tolerance=logit_tolerance(logits),
+        tolerance_share=FLOAT_TOLERANCE_SHARE,
         gates=tuple(gates),
     )
     content = write_executorch_int8(
@@ -102,7 +102,7 @@ def make_executorch_files(
         ),
         outputs=logits,
         logits=logits,
-        tolerance=int8_tolerance(logits),
+        tolerance_share=INT8_TOLERANCE_SHARE,
         gates=tuple(gates),
     )
     return float_file, int8_file

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeprune.export.c_source import render_c_source
 from edgeprune.formats import ModelMetadata
-from edgeprune.pipeline.model_file import ModelFile
+from edgeprune.pipeline.model_file import MICRO_TOLERANCE_LSB, ModelFile
 from edgeprune.pipeline.tflite_files import as_fed
 from edgeprune.preprocess import plan_integer_preprocess
 from edgeprune.publish.facts import GoldenVectors
@@ -59,7 +59,7 @@ def make_firmware(recipe: Recipe, file: ModelFile, golden: GoldenVectors, *, met
         golden_inputs=np.ascontiguousarray(inputs),
         golden_outputs=outputs,
         golden_labels=golden.labels[:_IMAGES],
-        tolerance_lsb=round(file.tolerance),
+        tolerance_lsb=MICRO_TOLERANCE_LSB,
     )
     gates = check_c_source(
         files,

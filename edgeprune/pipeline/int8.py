@@ -3,7 +3,7 @@
 The result is kept beside the level, because training takes minutes: the same weights and settings are never done twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -124,7 +124,7 @@ class Int8Network:
 
     @property
     def _fallback(self) -> str:
-        return _best([trial for trial in self.record.trials if trial.method != "trained"]).method
+        return best_trial([trial for trial in self.record.trials if trial.method != "trained"]).method
 
 
 def choose_int8(
@@ -178,7 +178,7 @@ def choose_int8(
             conversions=conversions,
             progress=progress,
         )
-    best = _best(trials)
+    best = best_trial(trials)
     record = Int8Record(
         key=key,
         weights="",
@@ -281,7 +281,7 @@ def _train(
     trial = judge("trained", quantise_model(model.content, place_ranges(model, fit.ranges, otherwise=otherwise)))
     reporter.say(f"{title}: trained int8 {trial} on validation")
     trials = (*record.trials, trial)
-    if _best(trials).method != "trained":
+    if best_trial(trials).method != "trained":
         return ready.network, replace(record, trials=trials, epochs=fit.epochs)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in fit.network.state_dict().items()}, folder / WEIGHTS)
@@ -309,7 +309,11 @@ def _judge(
     assert file.output is not None
     inputs = plan_integer_preprocess(mean, std, file.input).apply(np.asarray(dataset.val.images))
     logits = dequantise(run_litert(content, inputs, reference=True), file.output)
-    labels = np.asarray(dataset.val.labels)
+    return rate_trial(method, logits, wanted=wanted, labels=np.asarray(dataset.val.labels))
+
+
+def rate_trial(method: str, logits: np.ndarray, *, wanted: np.ndarray, labels: np.ndarray) -> Trial:
+    """An int8 file by its logits on validation; ``wanted`` are the float network's, shape (n, classes)."""
     noise = float(np.square(logits - wanted).sum())
     return Trial(
         method=method,
@@ -319,7 +323,7 @@ def _judge(
     )
 
 
-def _best(trials: "list[Trial] | tuple[Trial, ...]") -> Trial:
+def best_trial(trials: Iterable[Trial]) -> Trial:
     """Who decides most often as float does; between equals, who has the nearest logits. Accuracy would reward luck."""
     return max(trials, key=lambda trial: (trial.agreement, trial.sqnr_db))
 

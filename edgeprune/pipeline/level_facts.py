@@ -8,7 +8,7 @@ from edgeprune import __version__
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, runtimes
 from edgeprune.pipeline.level_files import LevelFiles
-from edgeprune.pipeline.model_file import ModelFile, logit_tolerance
+from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, ModelFile
 from edgeprune.pipeline.records import RECORD, BaselineRecord, LevelRecord, load_record
 from edgeprune.pipeline.tflite_files import tflite_inputs
 from edgeprune.pipeline.workspace import Workspace
@@ -134,7 +134,7 @@ def as_model_file(candidate: Candidate, facts: BundleFacts) -> ModelFile:
         facts=facts.headline,
         outputs=candidate.logits,
         logits=candidate.logits,
-        tolerance=logit_tolerance(candidate.logits),
+        tolerance_share=FLOAT_TOLERANCE_SHARE,
         gates=facts.verdict.gates,
     )
 

@@ -11,6 +11,12 @@ from edgeprune.publish.facts import FileFacts, GoldenVectors
 from edgeprune.results import Gate
 
 _GOLDEN_IMAGES = 8
+# Other processors sum in another order; a wrong preprocessing or a wrong file is off by whole logits.
+FLOAT_TOLERANCE_SHARE = 1e-3
+# With int8 inside and float outside: where one value is rounded the other way, the next layers carry it on.
+INT8_TOLERANCE_SHARE = 0.05
+# Stored values in TFLite Micro against LiteRT's reference kernels.
+MICRO_TOLERANCE_LSB = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +28,8 @@ class ModelFile:
         facts: as the bundle tells them.
         outputs: what it gave for every test image: float32 logits, or stored int8 values.
         logits: the same as real numbers, float32.
-        tolerance: by which another machine may differ: logits, or steps of the last place.
+        tolerance_share: by which another machine may differ, as a share of the largest golden logit; None for stored
+            int8 values, which may be one step apart.
         gates: every check of this file.
     """
 
@@ -30,7 +37,7 @@ class ModelFile:
     facts: FileFacts
     outputs: np.ndarray
     logits: np.ndarray
-    tolerance: float
+    tolerance_share: float | None
     gates: tuple[Gate, ...]
 
 
@@ -49,21 +56,11 @@ def golden_vectors(test: PackedSplit, chosen: list[int], files: Sequence[ModelFi
         labels=tuple(int(test.labels[index]) for index in chosen),
         names=tuple(test.names[index] for index in chosen),
         outputs={file.facts.path: file.outputs[chosen] for file in files},
-        tolerance={file.facts.path: file.tolerance for file in files},
+        tolerance={file.facts.path: _tolerance(file, chosen) for file in files},
     )
 
 
-def logit_tolerance(logits: np.ndarray) -> float:
-    """By how much a float file may differ elsewhere: other processors sum in another order.
-
-    A wrong preprocessing or a wrong file is off by whole logits.
-    """
-    return 1e-3 * max(1.0, float(np.abs(logits).max()))
-
-
-def int8_tolerance(logits: np.ndarray) -> float:
-    """By how much a file with int8 inside and float outside may differ elsewhere.
-
-    Where another processor rounds one value the other way, the next layers carry it on.
-    """
-    return 0.05 * max(1.0, float(np.abs(logits).max()))
+def _tolerance(file: ModelFile, chosen: list[int]) -> float:
+    if file.tolerance_share is None:
+        return MICRO_TOLERANCE_LSB
+    return file.tolerance_share * max(1.0, float(np.abs(file.outputs[chosen]).max()))

@@ -1,39 +1,30 @@
 """The int8 ONNX file of one level: every calibration tried on validation, the best one written and run on test."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.calibration import METHODS
 from edgeprune.data import Dataset
-from edgeprune.evaluation import predict_logits
 from edgeprune.export.onnx_file import write_onnx
 from edgeprune.export.onnx_int8 import choose_onnx_ranges, observe_onnx, quantise_onnx
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
 from edgeprune.pipeline.candidates import MODEL, PROBE_IMAGES, Candidate, runtimes
-from edgeprune.pipeline.int8 import Int8Network, Trial
-from edgeprune.pipeline.model_file import ModelFile, int8_tolerance
+from edgeprune.pipeline.int8 import Int8Network, best_trial, rate_trial
+from edgeprune.pipeline.model_file import INT8_TOLERANCE_SHARE, ModelFile
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
-from edgeprune.results import Accuracy
 from edgeprune.verify.accuracy import compare_accuracy
 from edgeprune.verify.int8_accuracy import check_int8_file
 from edgeprune.verify.onnx_int8 import check_onnx_int8
-from edgeprune.verify.onnx_runtime import open_session, run_onnx
+from edgeprune.verify.onnx_runtime import run_onnx
 
 INT8_MODEL = "model_int8.onnx"
 # The float network that the int8 file is made from; no file of a bundle.
 _SOURCE = "int8_source.onnx"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Try:
-    content: bytes
-    trial: Trial
 
 
 def make_onnx_int8_file(
@@ -67,10 +58,17 @@ def make_onnx_int8_file(
         metadata={},
         probe=chosen.images[:PROBE_IMAGES],
     )
-    tried = _try_methods(recipe, dataset, chosen, (folder / _SOURCE).read_bytes(), folder, metadata=metadata)
-    best = max(tried, key=lambda each: (each.trial.accuracy.correct, each.trial.sqnr_db))
     path = folder / INT8_MODEL
-    write_atomic(path, best.content)
+    contents = _quantise(recipe, chosen, (folder / _SOURCE).read_bytes(), metadata=metadata)
+    val = normalise_pixels(np.asarray(dataset.val.images), data.mean, data.std)
+    wanted, trials = run_onnx(float_file.export.path, val), []
+    for method, content in contents.items():
+        write_atomic(path, content)
+        found = run_onnx(path, val)
+        trials.append(rate_trial(method, found, wanted=wanted, labels=np.asarray(dataset.val.labels)))
+    best = best_trial(trials)
+    content = contents[best.method]
+    write_atomic(path, content)
     test = dataset.test
     logits = run_onnx(path, normalise_pixels(np.asarray(test.images), data.mean, data.std))
     labels = np.asarray(test.labels)
@@ -86,49 +84,34 @@ def make_onnx_int8_file(
     compared = compare_accuracy(file_logits=logits, reference_logits=float_file.logits, labels=labels)
     facts = FileFacts(
         path=INT8_MODEL,
-        bytes=len(best.content),
+        bytes=len(content),
         runtime=f"onnxruntime {runtimes()['onnxruntime']}",
         accuracy=compared.accuracy,
         layout="NCHW float32",
         float_path=MODEL,
         paired_p=compared.p_value,
-        operators=_count_operators(best.content),
-        calibration=f"{best.trial.method}, {len(chosen.images)} train images",
-        remedies=tuple(f"calibration {each.trial.method}: {each.trial}" for each in tried),
+        operators=_count_operators(content),
+        calibration=f"{best.method}, {len(chosen.images)} train images",
+        remedies=tuple(f"calibration {trial.method}: {trial}" for trial in trials),
     )
     return ModelFile(
         path=path,
         facts=facts,
         outputs=logits,
         logits=logits,
-        tolerance=int8_tolerance(logits),
-        gates=(*check_onnx_int8(best.content, path=INT8_MODEL), *gates),
+        tolerance_share=INT8_TOLERANCE_SHARE,
+        gates=(*check_onnx_int8(content, path=INT8_MODEL), *gates),
     )
 
 
-def _try_methods(
-    recipe: Recipe, dataset: Dataset, chosen: Int8Network, source: bytes, folder: Path, *, metadata: ModelMetadata
-) -> list[_Try]:
-    settings, data, val = recipe.quantise, recipe.data, dataset.val
-    images = normalise_pixels(np.asarray(val.images), data.mean, data.std)
-    wanted = predict_logits(chosen.network, val, mean=data.mean, std=data.std)
+def _quantise(recipe: Recipe, chosen: Int8Network, source: bytes, *, metadata: ModelMetadata) -> dict[str, bytes]:
+    """One file for each way to choose ranges that is to be tried."""
     statistics = observe_onnx(source, chosen.images)
-    tried = []
-    for method in METHODS if settings.calibration == "auto" else (settings.calibration,):
-        ranges = choose_onnx_ranges(source, statistics, method)
-        content = quantise_onnx(source, ranges, metadata=metadata.as_text())
-        path = folder / INT8_MODEL
-        write_atomic(path, content)
-        logits = run_onnx(path, images, session=open_session(path))
-        noise = float(np.square(logits - wanted).sum())
-        trial = Trial(
-            method=method,
-            accuracy=Accuracy(correct=int((logits.argmax(axis=1) == np.asarray(val.labels)).sum()), n=len(val.labels)),
-            agreement=float((logits.argmax(axis=1) == wanted.argmax(axis=1)).mean()),
-            sqnr_db=float(10 * np.log10(np.square(wanted).sum() / max(noise, 1e-12))),
-        )
-        tried.append(_Try(content=content, trial=trial))
-    return tried
+    methods = METHODS if recipe.quantise.calibration == "auto" else (recipe.quantise.calibration,)
+    return {
+        method: quantise_onnx(source, choose_onnx_ranges(source, statistics, method), metadata=metadata.as_text())
+        for method in methods
+    }
 
 
 def _count_operators(content: bytes) -> dict[str, int]:

@@ -13,7 +13,7 @@ from edgeprune.export.tflite_int8 import quantise_model
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
 from edgeprune.pipeline.int8 import Int8Network
-from edgeprune.pipeline.model_file import ModelFile, logit_tolerance
+from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, MICRO_TOLERANCE_LSB, ModelFile
 from edgeprune.preprocess import normalise_pixels, plan_integer_preprocess
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
@@ -91,7 +91,7 @@ def make_float_file(
         facts=facts,
         outputs=logits,
         logits=logits,
-        tolerance=logit_tolerance(logits),
+        tolerance_share=FLOAT_TOLERANCE_SHARE,
         gates=gates,
     )
 
@@ -168,7 +168,7 @@ def make_int8_file(
             in_micro.outputs,
             in_reference,
             path=name,
-            max_lsb=1,
+            max_lsb=MICRO_TOLERANCE_LSB,
             min_images=min(_MICRO_IMAGES, len(inputs)),
         ),
         check_arena(arena.head_bytes, arena.liveness_bytes, path=name),
@@ -195,7 +195,7 @@ def make_int8_file(
         facts=facts,
         outputs=in_micro.outputs[:test],
         logits=logits,
-        tolerance=1,
+        tolerance_share=None,
         gates=gates,
     )
 

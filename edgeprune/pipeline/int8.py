@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from edgeprune.calibration import METHODS
@@ -19,7 +19,7 @@ from edgeprune.data import Dataset, sample_images
 from edgeprune.evaluation import predict_logits
 from edgeprune.export.tflite_file import FloatModel
 from edgeprune.export.tflite_int8 import Range, choose_ranges, observe_ranges, place_ranges, quantise_model
-from edgeprune.files import digest_file
+from edgeprune.files import digest_file, write_atomic
 from edgeprune.learning import EpochRecord
 from edgeprune.pipeline.conversions import Conversions
 from edgeprune.pipeline.records import load_record, save_record
@@ -283,8 +283,7 @@ def _train(
     trials = (*record.trials, trial)
     if best_trial(trials).method != "trained":
         return ready.network, replace(record, trials=trials, epochs=fit.epochs)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in fit.network.state_dict().items()}, folder / WEIGHTS)
+    write_atomic(folder / WEIGHTS, save({name: value.contiguous() for name, value in fit.network.state_dict().items()}))
     return fit.network, replace(
         record,
         weights=digest_file(folder / WEIGHTS),

@@ -114,7 +114,10 @@ def _extras(facts: BundleFacts) -> str:
     paths = [file.path for file in facts.files]
     if all(path.endswith(".onnx") for path in paths):
         return "It needs no PyTorch."
-    return "What it has no runtime for is called not checked: the extra `mcu` brings that for the TFLite files."
+    brings = "the extra `mcu` brings that for the TFLite files"
+    if any(path.endswith(".pte") for path in paths):
+        brings += ", `executorch` for the .pte files"
+    return f"What it has no runtime for is called not checked: {brings}."
 
 
 def _data(facts: BundleFacts) -> str:

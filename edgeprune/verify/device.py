@@ -18,9 +18,16 @@ def check_fit(fit: DeviceFit) -> tuple[Gate, ...]:
     )
     flash = f"{fit.model_bytes:,} model + {fit.kernel_bytes:,} allowance for kernels, on {fit.board}"
     return (
-        _within(f"device_ram:{fit.device}", fit.ram_needed_bytes, fit.ram_bytes, ram),
-        _within(f"device_flash:{fit.device}", fit.flash_needed_bytes, fit.flash_bytes, flash),
+        _within(f"device_ram:{fit.device}", fit.ram_needed_bytes, fit.ram_bytes, ram + _help_for("RAM", fit)),
+        _within(f"device_flash:{fit.device}", fit.flash_needed_bytes, fit.flash_bytes, flash + _help_for("Flash", fit)),
     )
+
+
+def _help_for(what: str, fit: DeviceFit) -> str:
+    """What would help, as ``fit_device`` has put it; empty where nothing is short."""
+    told = next((problem for problem in fit.problems if problem.startswith(what)), "")
+    helps = told.partition("What would help: ")[2].rstrip(".")
+    return f"; what would help: {helps}" if helps else ""
 
 
 def check_operators(operators: Mapping[str, int], allowed: Collection[str] | None, *, path: str, device: str) -> Gate:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeprune.cli.console import make_table, print_json, show_table
+from edgeprune.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edgeprune.devices import DeviceProfile
@@ -17,11 +18,9 @@ devices_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_JSON = typer.Option("--json", help="print one JSON value instead of text")
-
 
 @devices_app.callback(invoke_without_command=True)
-def _list(context: typer.Context, as_json: Annotated[bool, _JSON] = False) -> None:
+def _list(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from edgeprune.devices import list_devices
@@ -49,7 +48,7 @@ def _list(context: typer.Context, as_json: Annotated[bool, _JSON] = False) -> No
 @devices_app.command(epilog="Example: edgeprune devices show stm32f746")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a name of the list, or a TOML file like those")],
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one board: every figure with its public source."""
     from edgeprune.devices import load_device

@@ -1,22 +1,16 @@
-"""The recipe: one frozen, strict value that says everything a run does.
+"""The recipe as a value: its sections with every key, default, unit and limit."""
 
-It is read from YAML, checked whole before any work, saved unchanged with what it made, and taken apart only by
-``pipeline``: stages receive plain parameters. An unknown key is an error that names the nearest known one, because a
-misspelt ``alpha`` that silently stays at its default has cost a run before.
-"""
-
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeprune.calibration import METHODS
-from edgeprune.errors import InputError
 from edgeprune.files import digest_json
 from edgeprune.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from edgeprune.recipe.yaml_dialect import StrictDumper
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -242,120 +236,4 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""
-        return yaml.dump(self.model_dump(mode="json"), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
-
-
-def read_recipe(
-    path: Path, *, data_path: str | None = None, weights: str | None = None, device: str | None = None
-) -> Recipe:
-    """Read and check a recipe.
-
-    Args:
-        path: YAML file.
-        data_path: replaces ``data.path`` and implies source ``imagefolder`` (DATA= on the command line).
-        weights: replaces ``model.weights``.
-        device: replaces ``export.device``.
-
-    Raises:
-        InputError: no such file, not YAML, an unknown key (the nearest known one is named) or a value out of range.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except FileNotFoundError:
-        recipes = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        known = ", ".join(recipes) or "none beside it"
-        raise InputError(f"The recipe {path} does not exist.", f"RECIPE= one of: {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"The recipe {path} cannot be read: {reason}.", "mend that line of the YAML file") from None
-    if not isinstance(values, dict):
-        raise InputError(f"The recipe {path} is not a mapping of keys.", "start from recipes/elpv96.yaml") from None
-    if data_path is not None:
-        values["data"] = _override(values.get("data"), source="imagefolder", path=data_path)
-    if weights is not None:
-        values["model"] = _override(values.get("model"), weights=weights)
-    if device is not None:
-        values["export"] = _override(values.get("export"), device=device)
-    return parse_recipe(values, origin=str(path))
-
-
-def parse_recipe(values: dict[str, Any], *, origin: str) -> Recipe:
-    """Check a recipe that is already a mapping; ``origin`` names it in errors.
-
-    Raises:
-        InputError: as ``read_recipe``.
-    """
-    try:
-        # Through YAML's own types: lists become tuples, whole numbers may stand for fractions, text never does.
-        return Recipe.model_validate(_as_tuples(values))
-    except ValidationError as failure:
-        error = failure.errors()[0]
-        where = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            raise _unknown_key(origin, [str(part) for part in error["loc"]]) from None
-        if error["type"] == "missing":
-            raise InputError(f"{origin}: the key `{where}` is missing.", f"add a line `{where}: ...`") from None
-        message = error["msg"].removeprefix("Value error, ")
-        raise InputError(
-            f"{origin}: {where or 'the recipe'} = {error['input']!r} does not fit: {message}.",
-            f"change {where or 'it'} in the recipe; recipes/elpv96.yaml is an example that works",
-        ) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without its surprises: a key stands once, nothing refers to itself, and 1e-4 is a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the safe loader, but the second of two equal keys is an error instead of the winner."""
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As the safe loader, but without aliases, which may contain themselves."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "an alias is not allowed here", mark)
-        return super().compose_node(parent, index)
-
-
-class _StrictDumper(yaml.SafeDumper):
-    """Quotes the text that ``_StrictLoader`` would read as a number."""
-
-
-for _way in (_StrictLoader, _StrictDumper):
-    # YAML 1.1 wants a point and a sign ("1.0e-4"); everybody writes 1e-4, as YAML 1.2 and JSON do.
-    _way.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
-
-
-def _as_tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_as_tuples(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _as_tuples(item) for key, item in value.items()}
-    return value
-
-
-def _unknown_key(origin: str, location: list[str]) -> InputError:
-    *parents, key = location
-    section: type[BaseModel] = Recipe
-    for parent in parents:
-        annotation = section.model_fields[parent].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    known = list(section.model_fields)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    place = f" in `{'.'.join(parents)}`" if parents else ""
-    remedy = f"`{nearest[0]}`" if nearest else f"one of: {', '.join(known)}"
-    return InputError(f"{origin}: unknown key `{key}`{place}.", remedy)
-
-
-def _override(section: Any, **values: str) -> Any:
-    # What is no mapping stays as it is, for the check that follows to name.
-    return {**(section or {}), **values} if section is None or isinstance(section, dict) else section
+        return yaml.dump(self.model_dump(mode="json"), Dumper=StrictDumper, sort_keys=False, allow_unicode=True)

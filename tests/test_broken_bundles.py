@@ -18,6 +18,7 @@ import pytest
 from bundle_factory import reseal, snapshot
 from damage import FLOAT32, INT8_FILE, INT32
 from onnx import ModelProto, helper, numpy_helper
+from programs import needs
 from tiny import make_images, write_recipe
 
 from edgeprune.errors import GateFailedError
@@ -791,7 +792,7 @@ def test_the_int8_file_of_another_network_is_found_by_its_answers(bundle: Path, 
 # --- before anything is published ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiled by g++ (Debian: g++)")
+@needs("g++", package="g++")
 def test_preprocessing_of_the_firmware_that_reads_bgr_is_found_when_it_is_compiled(bundle: Path) -> None:
     """A bundle's source is never compiled where it arrives, so the export has to find it."""
     damage.rewrite_text(

@@ -1,7 +1,6 @@
 """The C++ source of a bundle under real compilers, and its self-test on a stand-in for TFLite Micro's library."""
 
 import os
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -9,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from firmware_files import FIRMWARE, LABELS, NAMESPACE, Firmware, tiny_firmware
+from programs import needs
 
 from edgeprune.camera import MAX_FRAME_SIDE, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, PixelFormat, resize_frame
 from edgeprune.verify import c_build
 from edgeprune.verify.c_build import HEADERS, STRICT, compiler_notes
 
-needs_host = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-needs_arm = pytest.mark.skipif(shutil.which("arm-none-eabi-g++") is None, reason="arm-none-eabi-g++ is not installed")
-needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+needs_host = needs("g++", package="g++")
+needs_arm = needs("arm-none-eabi-g++", package="gcc-arm-none-eabi and libstdc++-arm-none-eabi-newlib")
+needs_cmake = needs("cmake", package="cmake")
 rotations = pytest.mark.parametrize("rotate_180", [False, True], ids=["upright", "rotated"])
 OK, OPERATORS, ARENA, INPUT, OUTPUT, USED, PREPROCESS, INVOKE, GOLDEN = 0, 2, 3, 4, 5, 6, 8, 9, 10
 

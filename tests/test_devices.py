@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import ethosu
 import pytest
 import typer
 from command import run_python
@@ -146,7 +147,6 @@ def test_vela_knows_the_accelerator_that_a_profile_names(profile: DeviceProfile)
         assert "Not an Ethos-U" in profile.npu.note
         return
     assert re.fullmatch(r"ethos-u(55-(32|64|128|256)|65-(256|512)|85-\d+)", profile.npu.accelerator)
-    ethosu = pytest.importorskip("ethosu")
     ini = (Path(next(iter(ethosu.__path__))) / "config_files" / "Arm" / "vela.ini").read_text()
     assert f"[System_Config.{profile.npu.system_config}]" in ini
     assert f"[Memory_Mode.{profile.npu.memory_mode}]" in ini

@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     """Tests, recipes and baselines in site-packages would shadow the checkout's."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"edgeprune", f"edgeprune-{edgeprune.__version__}.dist-info"}
-    assert "edgeprune/recipe.py" in names
+    assert "edgeprune/recipe/sections.py" in names
     # What is no Python is easily left out: profiles, templates of the firmware side, headers that stand in for TFLM's.
     for data in ("devices/stm32f746.toml", "export/c_source/templates/self_test.cc", "verify/preprocess_driver.cc"):
         assert f"edgeprune/{data}" in names

@@ -6,6 +6,7 @@ from those without running the network again. Needs numpy only.
 """
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ METHODS: tuple[str, ...] = (
     "percentile_90",
     "mse",
 )
+# A hard-swish gives zero for everything up to -3, so steps spent below are wasted.
+HARD_SWISH_FLOOR = -3.0
+# A tensor that is zero on all images still needs a step to divide biases by.
+LEAST_RANGE = 1e-3
 _PERCENTILES = {"percentile_99_9": 99.9, "percentile_99": 99.0, "percentile_90": 90.0}
 # The weight of what was seen before, as in ai-edge-quantizer's own calibration.
 _SMOOTHING = 0.95
@@ -169,6 +174,26 @@ def choose_range(statistics: ActivationStatistics, method: str) -> tuple[float, 
     else:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
     return min(float(low), 0.0), max(float(high), 0.0)
+
+
+def choose_ranges(
+    statistics: Mapping[str, ActivationStatistics], method: str, *, readers: Mapping[str, Collection[str]]
+) -> dict[str, tuple[float, float]]:
+    """A range for every tensor of a network, none narrower than a step that can be divided by.
+
+    Args:
+        statistics: by tensor name.
+        method: one of ``METHODS``.
+        readers: tensor name to the kinds of operators that read it, as TFLite (``HARD_SWISH``) or ONNX (``HardSwish``)
+            name them: what only a hard-swish reads starts at -3 at the lowest.
+    """
+    ranges = {}
+    for name, seen in statistics.items():
+        low, high = choose_range(seen, method)
+        if set(readers.get(name, ())) in ({"HARD_SWISH"}, {"HardSwish"}):
+            low = max(low, HARD_SWISH_FLOOR)
+        ranges[name] = (low, max(high, low + LEAST_RANGE))
+    return ranges
 
 
 def _bin_width(low: float, high: float) -> float:

@@ -18,6 +18,7 @@ from edgeprune.formats import feed_images, parse_metadata
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish import Bundle, FileFacts, GoldenVectors, publish_bundle
 from edgeprune.results import Accuracy, Gate
+from edgeprune.verify.accuracy import compare_accuracy
 from edgeprune.verify.bundle_texts import read_texts
 from edgeprune.verify.executorch_runtime import ExecutorchRun, ask_executorch_file, executorch_version, run_executorch
 from edgeprune.verify.int8_accuracy import check_float_file, check_int8_file
@@ -120,7 +121,7 @@ def test_an_int8_program_answers_nearly_as_the_float_one() -> None:
     gates = check_int8_file(
         answer(True).outputs,
         answer(False).outputs,
-        labels,
+        compare_accuracy(file_logits=answer(True).outputs, reference_logits=answer(False).outputs, labels=labels),
         path="m",
         max_drop=0.0,
         min_agreement=1.0,

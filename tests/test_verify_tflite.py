@@ -10,6 +10,7 @@ from edgeprune.errors import InputError
 from edgeprune.preprocess import plan_integer_preprocess
 from edgeprune.results import Gate
 from edgeprune.tflite_format import inline_buffers, operator_names, read_model, write_model
+from edgeprune.verify.accuracy import compare_accuracy
 from edgeprune.verify.int8_accuracy import check_arena, check_int8_file, check_micro_equals_reference
 from edgeprune.verify.litert import dequantise, read_io, run_litert
 from edgeprune.verify.liveness import find_peak
@@ -170,7 +171,8 @@ def test_int8_gates_fail_on_lost_accuracy_agreement_and_noise() -> None:
     logits[np.arange(200), labels] += 3
 
     def verdicts(found: np.ndarray) -> list[Gate]:
-        return check_int8_file(found, logits, labels, path="m", max_drop=0.01, min_agreement=0.9, min_sqnr_db=3.0)
+        compared = compare_accuracy(file_logits=found, reference_logits=logits, labels=labels)
+        return check_int8_file(found, logits, compared, path="m", max_drop=0.01, min_agreement=0.9, min_sqnr_db=3.0)
 
     assert [gate.passed for gate in verdicts(logits + 0.01)] == [True] * 3
     assert [gate.passed for gate in verdicts(logits[:, ::-1])] == [False] * 3

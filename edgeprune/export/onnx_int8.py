@@ -8,7 +8,8 @@ operators between them (hard-swish, the gate of squeeze-excite) have no int8 ker
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.calibration import ActivationStatistics, choose_range, merge, summarise
+from edgeprune import calibration
+from edgeprune.calibration import ActivationStatistics, merge, summarise
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.export.onnx_file import INPUT_NAME, finish_model
 from edgeprune.export.quiet import quiet
@@ -26,10 +27,6 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CLIPPING = ("Relu", "Clip")
 # Their values are the input's, so that they keep its scale.
 _SAME_VALUES = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
-# A hard-swish gives zero for everything up to -3, so steps spent below are wasted.
-_HARD_SWISH_FLOOR = -3.0
-# A tensor that is zero on all images still needs a step to divide biases by.
-_LEAST_RANGE = 1e-3
 _BATCH = 16
 
 
@@ -77,13 +74,7 @@ def choose_onnx_ranges(content: bytes, statistics: Mapping[str, ActivationStatis
     for node in _read(content).graph.node:
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
-    ranges = {}
-    for name, seen in statistics.items():
-        low, high = choose_range(seen, method)
-        if readers.get(name) == {"HardSwish"}:
-            low = max(low, _HARD_SWISH_FLOOR)
-        ranges[name] = (low, max(high, low + _LEAST_RANGE))
-    return ranges
+    return calibration.choose_ranges(statistics, method, readers=readers)
 
 
 def quantise_onnx(float_model: bytes, ranges: Mapping[str, Range], *, metadata: dict[str, str]) -> bytes:

@@ -7,7 +7,8 @@ takes ranges from outside, so they come from ``edgeprune.calibration``; quantisi
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from edgeprune.calibration import ActivationStatistics, choose_range, merge, summarise
+from edgeprune import calibration
+from edgeprune.calibration import ActivationStatistics, merge, summarise
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.quiet import quiet_native
 from edgeprune.export.tflite_file import FloatModel
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 Range = tuple[float, float]
 
-# A hard-swish gives zero for everything up to -3, so steps spent below are wasted.
-_HARD_SWISH_FLOOR = -3.0
-# A tensor that is zero on all images still needs a step to divide biases by.
-_LEAST_RANGE = 1e-3
 _BATCH = 16
 
 
@@ -81,13 +78,7 @@ def choose_ranges(content: bytes, statistics: Mapping[str, ActivationStatistics]
     for operator, kind in zip(graph.operators, kinds, strict=True):
         for index in operator.inputs:
             readers.setdefault(graph.tensors[index].name.decode(), set()).add(kind)
-    ranges = {}
-    for name, seen in statistics.items():
-        low, high = choose_range(seen, method)
-        if readers.get(name) == {"HARD_SWISH"}:
-            low = max(low, _HARD_SWISH_FLOOR)
-        ranges[name] = (low, max(high, low + _LEAST_RANGE))
-    return ranges
+    return calibration.choose_ranges(statistics, method, readers=readers)
 
 
 def place_ranges(model: FloatModel, ranges: Mapping[str, Range], *, otherwise: Mapping[str, Range]) -> dict[str, Range]:
@@ -104,7 +95,9 @@ def place_ranges(model: FloatModel, ranges: Mapping[str, Range], *, otherwise: M
         places[int(operator.outputs[0])] = layer
     known = {graph.tensors[index].name.decode(): ranges[place] for index, place in places.items() if place in ranges}
     return {
-        name: (known[name][0], max(known[name][1], known[name][0] + _LEAST_RANGE)) if name in known else fallback
+        name: (known[name][0], max(known[name][1], known[name][0] + calibration.LEAST_RANGE))
+        if name in known
+        else fallback
         for name, fallback in otherwise.items()
     }
 

@@ -1,6 +1,5 @@
 """The ExecuTorch files of one level, float and int8 through XNNPACK, run in ExecuTorch's own runtime."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,13 @@ from edgeprune.data import Dataset
 from edgeprune.export.executorch_file import write_executorch, write_executorch_int8
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
+from edgeprune.pipeline.file_judgement import Judgement, judge_float, judge_int8
 from edgeprune.pipeline.int8 import Int8Network
 from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, INT8_TOLERANCE_SHARE, ModelFile
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
-from edgeprune.verify.accuracy import compare_accuracy
-from edgeprune.verify.executorch_runtime import run_executorch
-from edgeprune.verify.int8_accuracy import check_float_file, check_int8_file
+from edgeprune.verify.executorch_runtime import executorch_version, run_executorch
 
 FLOAT, INT8 = "model.pte", "model_int8.pte"
 
@@ -48,61 +46,56 @@ def make_executorch_files(
         MissingExtraError: executorch is not installed.
         EdgepruneError: it cannot convert the network.
     """
-    data, limits, size = recipe.data, recipe.verify, recipe.data.image_size
-    labels = np.asarray(dataset.test.labels)
-    inputs = normalise_pixels(np.asarray(dataset.test.images), data.mean, data.std)
+    data, test, size = recipe.data, dataset.test, recipe.data.image_size
+    inputs = normalise_pixels(np.asarray(test.images), data.mean, data.std)
     content = write_executorch(network, image_size=size, metadata=metadata.as_text())
-    write_atomic(folder / FLOAT, content)
     logits = run_executorch(content, inputs)
-    gates = check_float_file(
+    judged = judge_float(recipe, test, logits, torch_logits, path=FLOAT)
+    float_file = _as_model_file(
+        folder,
+        content,
         logits,
-        torch_logits,
-        path=FLOAT,
-        min_agreement=limits.min_agreement,
-        max_difference=limits.max_logit_difference,
-    )
-    runtime = f"ExecuTorch {version('executorch')}"
-    compared = compare_accuracy(file_logits=logits, reference_logits=torch_logits, labels=labels)
-    float_file = ModelFile(
-        path=folder / FLOAT,
-        facts=FileFacts(
-            path=FLOAT, bytes=len(content), runtime=runtime, accuracy=compared.accuracy, layout="NCHW float32"
+        judged,
+        FileFacts(
+            path=FLOAT,
+            bytes=len(content),
+            runtime=executorch_version(),
+            accuracy=judged.accuracy,
+            layout="NCHW float32",
         ),
-        outputs=logits,
-        logits=logits,
-        tolerance_share=FLOAT_TOLERANCE_SHARE,
-        gates=tuple(gates),
     )
     content = write_executorch_int8(
         chosen.network, torch.from_numpy(chosen.images), image_size=size, metadata=metadata.as_text()
     )
-    write_atomic(folder / INT8, content)
     logits = run_executorch(content, inputs)
-    gates = check_int8_file(
+    judged = judge_int8(recipe, test, logits, float_file.logits, path=INT8)
+    int8_file = _as_model_file(
+        folder,
+        content,
         logits,
-        float_file.logits,
-        labels,
-        path=INT8,
-        max_drop=limits.max_int8_drop,
-        min_agreement=limits.min_int8_agreement,
-        min_sqnr_db=limits.min_int8_sqnr_db,
-    )
-    compared = compare_accuracy(file_logits=logits, reference_logits=float_file.logits, labels=labels)
-    int8_file = ModelFile(
-        path=folder / INT8,
-        facts=FileFacts(
+        judged,
+        FileFacts(
             path=INT8,
             bytes=len(content),
-            runtime=runtime,
-            accuracy=compared.accuracy,
+            runtime=executorch_version(),
+            accuracy=judged.accuracy,
             layout="NCHW float32",
             float_path=FLOAT,
-            paired_p=compared.p_value,
+            paired_p=judged.paired_p,
             calibration=f"XNNPACK's own, {len(chosen.images)} train images",
         ),
-        outputs=logits,
-        logits=logits,
-        tolerance_share=INT8_TOLERANCE_SHARE,
-        gates=tuple(gates),
     )
     return float_file, int8_file
+
+
+def _as_model_file(folder: Path, content: bytes, logits: np.ndarray, judged: Judgement, facts: FileFacts) -> ModelFile:
+    path = folder / facts.path
+    write_atomic(path, content)
+    return ModelFile(
+        path=path,
+        facts=facts,
+        outputs=logits,
+        logits=logits,
+        tolerance_share=INT8_TOLERANCE_SHARE if facts.float_path else FLOAT_TOLERANCE_SHARE,
+        gates=judged.gates,
+    )

@@ -159,11 +159,9 @@ def choose_int8(
     ready = condition_network(network, torch.from_numpy(images), equalise=settings.equalise)
     kept = load_record(folder / RECORD, Int8Record)
     if kept is not None and kept.key == key and _has_weights(folder, kept):
-        chosen = ready.network
         if kept.weights:
-            chosen = condition_network(network, torch.from_numpy(images), equalise=settings.equalise).network
-            chosen.load_state_dict(load_file(folder / WEIGHTS))
-        return Int8Network(network=chosen, images=images, record=kept)
+            ready.network.load_state_dict(load_file(folder / WEIGHTS))
+        return Int8Network(network=ready.network, images=images, record=kept)
     wanted = predict_logits(network, dataset.val, mean=mean, std=std)
     labels = np.asarray(dataset.val.labels)
     float_accuracy = Accuracy(correct=int((wanted.argmax(axis=1) == labels).sum()), n=len(labels))

@@ -12,13 +12,12 @@ from edgeprune.export.onnx_int8 import choose_onnx_ranges, observe_onnx, quantis
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
 from edgeprune.pipeline.candidates import MODEL, PROBE_IMAGES, Candidate, runtimes
+from edgeprune.pipeline.file_judgement import judge_int8
 from edgeprune.pipeline.int8 import Int8Network, best_trial, rate_trial
 from edgeprune.pipeline.model_file import INT8_TOLERANCE_SHARE, ModelFile
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
-from edgeprune.verify.accuracy import compare_accuracy
-from edgeprune.verify.int8_accuracy import check_int8_file
 from edgeprune.verify.onnx_int8 import check_onnx_int8
 from edgeprune.verify.onnx_runtime import run_onnx
 
@@ -49,7 +48,7 @@ def make_onnx_int8_file(
     Raises:
         EdgepruneError: the network cannot be quantised.
     """
-    data, limits = recipe.data, recipe.verify
+    data = recipe.data
     write_onnx(
         chosen.network,
         folder / _SOURCE,
@@ -71,25 +70,15 @@ def make_onnx_int8_file(
     write_atomic(path, content)
     test = dataset.test
     logits = run_onnx(path, normalise_pixels(np.asarray(test.images), data.mean, data.std))
-    labels = np.asarray(test.labels)
-    gates = check_int8_file(
-        logits,
-        float_file.logits,
-        labels,
-        path=INT8_MODEL,
-        max_drop=limits.max_int8_drop,
-        min_agreement=limits.min_int8_agreement,
-        min_sqnr_db=limits.min_int8_sqnr_db,
-    )
-    compared = compare_accuracy(file_logits=logits, reference_logits=float_file.logits, labels=labels)
+    judged = judge_int8(recipe, test, logits, float_file.logits, path=INT8_MODEL)
     facts = FileFacts(
         path=INT8_MODEL,
         bytes=len(content),
         runtime=f"onnxruntime {runtimes()['onnxruntime']}",
-        accuracy=compared.accuracy,
+        accuracy=judged.accuracy,
         layout="NCHW float32",
         float_path=MODEL,
-        paired_p=compared.p_value,
+        paired_p=judged.paired_p,
         operators=_count_operators(content),
         calibration=f"{best.method}, {len(chosen.images)} train images",
         remedies=tuple(f"calibration {trial.method}: {trial}" for trial in trials),
@@ -100,7 +89,7 @@ def make_onnx_int8_file(
         outputs=logits,
         logits=logits,
         tolerance_share=INT8_TOLERANCE_SHARE,
-        gates=(*check_onnx_int8(content, path=INT8_MODEL), *gates),
+        gates=(*check_onnx_int8(content, path=INT8_MODEL), *judged.gates),
     )
 
 

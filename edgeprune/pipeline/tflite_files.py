@@ -12,6 +12,7 @@ from edgeprune.export.tflite_file import FloatModel, strip_model
 from edgeprune.export.tflite_int8 import quantise_model
 from edgeprune.files import write_atomic
 from edgeprune.formats import ModelMetadata
+from edgeprune.pipeline.file_judgement import judge_float, judge_int8
 from edgeprune.pipeline.int8 import Int8Network
 from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, MICRO_TOLERANCE_LSB, ModelFile
 from edgeprune.preprocess import normalise_pixels, plan_integer_preprocess
@@ -19,8 +20,7 @@ from edgeprune.publish.facts import FileFacts
 from edgeprune.recipe import Recipe
 from edgeprune.tflite_format import operator_names, read_model
 from edgeprune.tflite_metadata import add_metadata
-from edgeprune.verify.accuracy import compare_accuracy
-from edgeprune.verify.int8_accuracy import check_arena, check_float_file, check_int8_file, check_micro_equals_reference
+from edgeprune.verify.int8_accuracy import check_arena, check_micro_equals_reference
 from edgeprune.verify.litert import dequantise, litert_version, read_io, run_litert
 from edgeprune.verify.liveness import find_peak
 from edgeprune.verify.micro import run_micro
@@ -64,24 +64,16 @@ def make_float_file(
     content = add_metadata(strip_model(model.content), metadata, int8=False)
     write_atomic(folder / name, content)
     logits = run_litert(content, tflite_inputs(recipe, dataset.test.images, None), reference=False, batch=_BATCH)
-    compared = compare_accuracy(
-        file_logits=logits, reference_logits=torch_logits, labels=np.asarray(dataset.test.labels)
-    )
+    judged = judge_float(recipe, dataset.test, logits, torch_logits, path=name)
     gates = (
         *check_tflite(content, path=name, int8=False, promise_no_pad=promises_no_pad(recipe)),
-        *check_float_file(
-            logits,
-            torch_logits,
-            path=name,
-            min_agreement=recipe.verify.min_agreement,
-            max_difference=recipe.verify.max_logit_difference,
-        ),
+        *judged.gates,
     )
     facts = FileFacts(
         path=name,
         bytes=len(content),
         runtime=litert_version(),
-        accuracy=compared.accuracy,
+        accuracy=judged.accuracy,
         layout="NHWC float32",
         rotated=rotated,
         operators=dict(Counter(operator_names(read_model(content)))),
@@ -122,7 +114,7 @@ def make_int8_file(
         metadata: what it says about itself.
         float_file: what it is held against.
     """
-    rotated, limits = recipe.export.pad == "rotate", recipe.verify
+    rotated = recipe.export.pad == "rotate"
     name = file_name("model_int8", rotated=rotated)
     content = make_int8_content(chosen, model, metadata)
     write_atomic(folder / name, content)
@@ -136,8 +128,7 @@ def make_int8_file(
         in_micro, in_reference = micro.result(), reference.result()
     test = len(dataset.test.labels)
     logits = dequantise(in_micro.outputs[:test], file.output)
-    labels = np.asarray(dataset.test.labels)
-    compared = compare_accuracy(file_logits=logits, reference_logits=float_file.logits, labels=labels)
+    judged = judge_int8(recipe, dataset.test, logits, float_file.logits, path=name)
     figures = compare_operators(
         strip_model(model.content),
         content,
@@ -155,15 +146,7 @@ def make_int8_file(
     )
     gates = (
         *check_tflite(content, path=name, int8=True, promise_no_pad=promises_no_pad(recipe)),
-        *check_int8_file(
-            logits,
-            float_file.logits,
-            labels,
-            path=name,
-            max_drop=limits.max_int8_drop,
-            min_agreement=limits.min_int8_agreement,
-            min_sqnr_db=limits.min_int8_sqnr_db,
-        ),
+        *judged.gates,
         *check_micro_equals_reference(
             in_micro.outputs,
             in_reference,
@@ -177,10 +160,10 @@ def make_int8_file(
         path=name,
         bytes=len(content),
         runtime=in_micro.runtime,
-        accuracy=compared.accuracy,
+        accuracy=judged.accuracy,
         layout="NHWC int8",
         float_path=float_file.facts.path,
-        paired_p=compared.p_value,
+        paired_p=judged.paired_p,
         input=file.input,
         output=file.output,
         rotated=rotated,

@@ -18,13 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from edgeprune.calibration import ActivationStatistics, choose_range, merge, summarise
+from edgeprune.calibration import HARD_SWISH_FLOOR, LEAST_RANGE, ActivationStatistics, choose_range, merge, summarise
 from edgeprune.quantise.graph import trace_network
 
-# A hard-swish gives zero for everything up to here, so steps spent below are wasted.
-_HARD_SWISH_FLOOR = -3.0
-# A tensor that is constant on all images still needs a step to divide by.
-_LEAST_RANGE = 1e-3
 # The end of a range moves by so many times the learning rate a step, relative to its size: there are few of them, and
 # each sees a whole tensor.
 _PACE = 25.0
@@ -72,7 +68,7 @@ class RoundActivation(nn.Module):
         """Low and high, which hold zero."""
         factors = (_PACE * self.stretch).exp()
         low = (self.low * factors[0]).clamp_min(self.floor)
-        return low, torch.maximum(self.high * factors[1], low + _LEAST_RANGE)
+        return low, torch.maximum(self.high * factors[1], low + LEAST_RANGE)
 
     def observe(self, observer: Callable[[Tensor], None] | None) -> None:
         """Show every input to the observer and do not round it; None rounds again."""
@@ -298,4 +294,4 @@ def _place(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 
 def _floor(node: fx.Node, modules: dict[str, nn.Module]) -> float:
     swishes = [user.op == "call_module" and isinstance(modules[str(user.target)], nn.Hardswish) for user in node.users]
-    return _HARD_SWISH_FLOOR if swishes and all(swishes) else float("-inf")
+    return HARD_SWISH_FLOOR if swishes and all(swishes) else float("-inf")

@@ -5,6 +5,7 @@ elsewhere: it reads, and never compiles or runs what it was given.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,13 +82,7 @@ def check_c_source(
     first, *others = check_texts(sources, expected, path)
     notes = compiler_notes()
     if notes:
-        first = Gate(
-            name=first.name,
-            figure=first.figure,
-            limit=first.limit,
-            passed=first.passed,
-            detail="; ".join(filter(None, (first.detail, *notes))),
-        )
+        first = replace(first, detail="; ".join(filter(None, (first.detail, *notes))))
     gates = [first, *others]
     with build_sources(sources) as built:
         gates += built.gates

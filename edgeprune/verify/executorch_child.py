@@ -1,4 +1,4 @@
-"""The process in which ExecuTorch's runtime runs: ``python executorch_child.py MODEL INPUTS OUTPUTS PROPERTIES``.
+"""The process in which ExecuTorch's runtime runs: ``python executorch_child.py MODEL INPUTS OUTPUTS``.
 
 Its Python binding takes torch tensors, and a damaged file can take the process down with it. Run as a file, so that
 nothing of edgeprune but this is imported, and nothing of edgeprune imports this: the one place here that needs torch.
@@ -11,8 +11,8 @@ from pathlib import Path
 _PREFIX = "get_"
 
 
-def main(model: str, inputs: str, outputs: str, properties: str) -> None:
-    """Run every image of a .npy file, write the outputs to another and the file's properties as JSON."""
+def main(model: str, inputs: str, outputs: str) -> None:
+    """Run every image of a .npy file, write the outputs to another; the file's properties beside that as JSON."""
     import numpy as np
     import torch
     from executorch.runtime import Runtime
@@ -25,7 +25,6 @@ def main(model: str, inputs: str, outputs: str, properties: str) -> None:
             (value,) = program.load_method(name).execute([])
             if isinstance(value, str):
                 texts[name.removeprefix(_PREFIX)] = value
-    Path(properties).write_text(json.dumps(texts), encoding="utf-8")
     forward = program.load_method("forward")
     found = []
     for image in np.load(inputs, allow_pickle=False):
@@ -33,6 +32,7 @@ def main(model: str, inputs: str, outputs: str, properties: str) -> None:
         # The next call writes into the same memory.
         found.append(logits.numpy().reshape(-1).copy())
     np.save(outputs, np.stack(found), allow_pickle=False)
+    Path(outputs).with_suffix(".json").write_text(json.dumps(texts), encoding="utf-8")
 
 
 if __name__ == "__main__":

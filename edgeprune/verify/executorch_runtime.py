@@ -6,19 +6,15 @@ The runtime's Python binding needs torch, so it runs in a process of its own; th
 import importlib.util
 import json
 import re
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.verify.child import run_child
 
 if TYPE_CHECKING:
     import numpy as np
 
-_SECONDS = 1800
 # What the runtime logs (`[program.cpp:154] words`) and what Python raises, but not its guesses about the processor.
 _COMPLAINT = re.compile(r"^(?:\[(?!cpuinfo)\w+\.cpp:\d+\] |[\w.]*Error: )(.+)$", re.MULTILINE)
 
@@ -74,28 +70,12 @@ def ask_executorch_file(content: bytes, inputs: "np.ndarray") -> ExecutorchRun:
             f"The file takes float32 images of shape (3, height, width), given {inputs.dtype} {inputs.shape}.",
             "feed it as preprocess.json says",
         )
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("model.pte", "inputs.npy", "outputs.npy", "properties.json")]
-        model, given, found, properties = paths
-        model.write_bytes(content)
-        np.save(given, np.ascontiguousarray(inputs), allow_pickle=False)
-        command = [sys.executable, str(Path(__file__).with_name("executorch_child.py")), *map(str, paths)]
-        try:
-            child = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(
-                f"The file runs longer than {_SECONDS} s in {executorch_version()}.", "export the level again"
-            ) from None
-        if child.returncode or not found.is_file():
-            # The first complaint says most: what Python raises afterwards is an error code.
-            complaint = _COMPLAINT.search(child.stderr)
-            reason = complaint[1] if complaint else f"the runtime ended with exit code {child.returncode}"
-            raise InputError(
-                f"The file does not run in {executorch_version()}: {reason.strip(' .')}.", "export the level again"
-            )
-        return ExecutorchRun(
-            outputs=np.load(found, allow_pickle=False),
-            properties=json.loads(properties.read_text(encoding="utf-8")),
+    child = run_child("executorch_child.py", content, inputs, runtime=executorch_version())
+    if child.outputs is None:
+        # The first complaint says most: what Python raises afterwards is an error code.
+        complaint = _COMPLAINT.search(child.stderr)
+        reason = complaint[1] if complaint else f"the runtime ended with exit code {child.returncode}"
+        raise InputError(
+            f"The file does not run in {executorch_version()}: {reason.strip(' .')}.", "export the level again"
         )
+    return ExecutorchRun(outputs=child.outputs, properties=json.loads(child.notes))

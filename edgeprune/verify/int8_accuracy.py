@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeprune.results import Gate, at_least, at_most
-from edgeprune.verify.accuracy import compare_accuracy
+from edgeprune.verify.accuracy import PairedAccuracy
 from edgeprune.verify.parity import check_parity
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_float_file(
 def check_int8_file(
     int8_logits: "np.ndarray",
     float_logits: "np.ndarray",
-    labels: "np.ndarray",
+    compared: PairedAccuracy,
     *,
     path: str,
     max_drop: float,
@@ -41,7 +41,7 @@ def check_int8_file(
 
     Args:
         int8_logits, float_logits: real numbers, shape (n, classes).
-        labels: true classes, shape (n,).
+        compared: their decisions against the true classes.
         max_drop: of accuracy, as a fraction of the images.
         min_agreement: smallest share of images with the same largest logit.
         min_sqnr_db: smallest signal to quantisation noise of a class's logits, decibels.
@@ -51,19 +51,19 @@ def check_int8_file(
     """
     import numpy as np
 
-    compared = compare_accuracy(file_logits=int8_logits, reference_logits=float_logits, labels=labels)
     agreement = float((int8_logits.argmax(axis=1) == float_logits.argmax(axis=1)).mean())
     signal = np.square(float_logits.astype(np.float64)).sum(axis=0)
     noise = np.square(int8_logits.astype(np.float64) - float_logits).sum(axis=0)
     with np.errstate(divide="ignore"):
         levels = np.minimum(10 * np.log10(signal / np.maximum(noise, 1e-30)), 120.0)
+    alike = f"{len(int8_logits)} test images decide as in float"
     drop = (
         f"{compared.accuracy} in int8, {compared.reference} in float, lost {compared.lost}, won {compared.won}, "
         f"exact McNemar p = {compared.p_value:.3f}"
     )
     return [
         at_most(f"int8_accuracy_drop:{path}", compared.drop, max_drop, drop),
-        at_least(f"int8_agreement:{path}", agreement, min_agreement, f"{len(labels)} test images decide as in float"),
+        at_least(f"int8_agreement:{path}", agreement, min_agreement, alike),
         at_least(
             f"int8_sqnr_db:{path}",
             float(levels.min()),

@@ -2,20 +2,16 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.verify.child import run_child
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ALLOCATION = re.compile(r"Arena allocation (head|tail) (\d+) bytes")
-_SECONDS = 1800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,38 +42,16 @@ def run_micro(content: bytes, inputs: "np.ndarray", *, arena_bytes: int | None =
         MissingExtraError: tflite-micro is not installed.
         InputError: it does not run there: an operator that TFLite Micro lacks, an arena too small, a damaged file.
     """
-    import numpy as np
-
     if importlib.util.find_spec("tflite_micro") is None:
         raise MissingExtraError("edgeprune", "mcu", "tflite_micro")
     from importlib.metadata import version
 
     runtime = f"tflite-micro {version('tflite-micro')}"
-    with tempfile.TemporaryDirectory() as folder:
-        model, given, found = (Path(folder) / name for name in ("model.tflite", "inputs.npy", "outputs.npy"))
-        model.write_bytes(content)
-        np.save(given, np.ascontiguousarray(inputs), allow_pickle=False)
-        command = [sys.executable, str(Path(__file__).with_name("micro_child.py")), str(model), str(given), str(found)]
-        if arena_bytes is not None:
-            command.append(str(arena_bytes))
-        try:
-            child = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(
-                f"The file runs longer than {_SECONDS} s in {runtime}.", "export the level again"
-            ) from None
-        sizes = {part: int(count) for part, count in _ALLOCATION.findall(child.stderr)}
-        if child.returncode or not found.is_file() or set(sizes) != {"head", "tail"}:
-            lines = [line for line in child.stderr.splitlines() if line.strip()]
-            reason = next(
-                (line for line in lines if not line.startswith(("Traceback", " "))), f"exit {child.returncode}"
-            )
-            raise InputError(f"The file does not run in {runtime}: {reason.strip()}", "export the level again")
-        return MicroRun(
-            outputs=np.load(found, allow_pickle=False),
-            head_bytes=sizes["head"],
-            tail_bytes=sizes["tail"],
-            runtime=runtime,
-        )
+    arguments = () if arena_bytes is None else (str(arena_bytes),)
+    child = run_child("micro_child.py", content, inputs, *arguments, runtime=runtime)
+    sizes = {part: int(count) for part, count in _ALLOCATION.findall(child.stderr)}
+    if child.outputs is None or set(sizes) != {"head", "tail"}:
+        lines = [line for line in child.stderr.splitlines() if line.strip()]
+        reason = next((line for line in lines if not line.startswith(("Traceback", " "))), f"exit {child.returncode}")
+        raise InputError(f"The file does not run in {runtime}: {reason.strip()}", "export the level again")
+    return MicroRun(outputs=child.outputs, head_bytes=sizes["head"], tail_bytes=sizes["tail"], runtime=runtime)

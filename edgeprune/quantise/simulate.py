@@ -119,11 +119,14 @@ class RoundedLayer(nn.Module):
         """As the layer."""
         if not self.rounding:
             return self.layer(x)  # type: ignore[no-any-return]
+        return torch.func.functional_call(self.layer, {"weight": self.rounded_weight()}, (x,))  # type: ignore[no-any-return]
+
+    def rounded_weight(self) -> Tensor:
+        """The weight at whole steps; shape of the layer's own."""
         weight = self.layer.weight
         scale = weight.detach().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
         zero_points = torch.zeros(len(scale), dtype=torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
-        return torch.func.functional_call(self.layer, {"weight": rounded}, (x,))  # type: ignore[no-any-return]
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
 
 
 def simulate_int8(network: nn.Module) -> fx.GraphModule:
@@ -215,7 +218,11 @@ def read_ranges(simulated: nn.Module) -> dict[str, tuple[float, float]]:
 
 
 def read_back(simulated: nn.Module, network: nn.Module) -> nn.Module:
-    """A copy of the plain network with the weights of its simulation."""
+    """A copy of the plain network with the weights that its simulation computes with, at whole steps.
+
+    Training leaves many weights between two steps; what the exporter rounds itself may fall to the other side, and one
+    step of a depthwise weight moves its channel by more than a step of its output.
+    """
     result = copy.deepcopy(network)
     with torch.no_grad():
         for name, module in simulated.named_modules():
@@ -223,6 +230,7 @@ def read_back(simulated: nn.Module, network: nn.Module) -> nn.Module:
                 own = result.get_submodule(name)
                 for key, value in module.layer.state_dict().items():
                     getattr(own, key).copy_(value)
+                own.weight.copy_(module.rounded_weight())  # type: ignore[operator]
     return result
 
 

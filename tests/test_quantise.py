@@ -15,14 +15,8 @@ from edgeprune.quantise.condition import condition_network
 from edgeprune.quantise.fold import fold_batchnorm
 from edgeprune.quantise.graph import find_scale_groups
 from edgeprune.quantise.recover_int8 import recover_int8
-from edgeprune.quantise.simulate import (
-    RoundActivation,
-    RoundedLayer,
-    read_back,
-    read_ranges,
-    set_ranges,
-    simulate_int8,
-)
+from edgeprune.quantise.rounding import RoundActivation, RoundedLayer
+from edgeprune.quantise.simulate import read_back, read_ranges, set_ranges, simulate_int8
 from edgeprune.tflite_format import operator_names, read_model
 from edgeprune.verify.litert import dequantise, read_io, run_litert
 from edgeprune.zoo import SameConv2d
@@ -197,7 +191,7 @@ def test_the_ends_of_a_range_learn_what_clipping_and_steps_cost() -> None:
     values = torch.randn(4, 1000)
 
     def pull(low: float, high: float) -> tuple[float, float]:
-        rounding = RoundActivation("", floor=float("-inf"), ends_block=False)
+        rounding = RoundActivation("", also={}, floor=float("-inf"), ends_block=False)
         rounding.set_range(low, high)
         (rounding(values) - values).square().mean().backward()
         assert rounding.stretch.grad is not None
@@ -209,7 +203,7 @@ def test_the_ends_of_a_range_learn_what_clipping_and_steps_cost() -> None:
 
 
 def test_rounding_passes_the_gradient_inside_its_range_only() -> None:
-    rounding = RoundActivation("", floor=float("-inf"), ends_block=False)
+    rounding = RoundActivation("", also={}, floor=float("-inf"), ends_block=False)
     rounding.set_range(-1.0, 1.0)
     values = torch.tensor([-2.0, -0.5, 0.003, 0.9, 3.0], requires_grad=True)
     rounding(values).sum().backward()
@@ -249,8 +243,7 @@ def test_recovery_brings_int8_nearer_to_float_and_leaves_the_network_alone(image
         set_ranges(simulated, images, "min_max")
         for module in simulated.modules():
             if ranges is not None and isinstance(module, RoundActivation):
-                place, _, gate = module.place.partition("|")
-                module.set_range(*ranges[gate or place])
+                module.set_range(*ranges[module.place])
         with torch.inference_mode():
             return float((simulated(images) - network(images)).square().mean())
 

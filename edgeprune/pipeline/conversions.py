@@ -1,4 +1,4 @@
-"""Networks of one level converted to TFLite: the first in full, the others by writing their weights into it."""
+"""Networks of one level converted to TFLite: one of each shape in full, the others by writing their weights into it."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from edgeprune.quantise.fold import fold_batchnorm
 
 
 class Conversions:
-    """Converts a level's network and its int8 versions, which differ in their weights only.
+    """Converts a level's network and its int8 versions, many of which differ in their weights only.
 
     Args:
         image_size: height and width of the input, pixels.
@@ -20,7 +20,7 @@ class Conversions:
     def __init__(self, *, image_size: int, rotate: bool) -> None:
         self._image_size = image_size
         self._rotate = rotate
-        self._first: tuple[nn.Module, FloatModel] | None = None
+        self._made: list[tuple[nn.Module, FloatModel]] = []
 
     def convert(self, network: nn.Module) -> FloatModel:
         """A network as a float TFLite model that still has its tensors' names.
@@ -36,10 +36,10 @@ class Conversions:
             # It cannot be traced by torch.fx; litert-torch folds what it finds.
             folded = network
         turned = rotate_network(folded, image_size=self._image_size) if self._rotate else folded
-        if self._first is not None:
-            written = replace_weights(self._first[1], self._first[0], turned)
+        for network_before, model_before in self._made:
+            written = replace_weights(model_before, network_before, turned)
             if written is not None:
                 return written
         model = convert_network(turned, image_size=self._image_size)
-        self._first = self._first or (turned, model)
+        self._made.append((turned, model))
         return model

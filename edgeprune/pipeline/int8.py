@@ -68,7 +68,7 @@ class Int8Record:
         method: of the ranges, or ``trained``.
         ranges: by place, when they were trained with.
         float_accuracy: of the float network on validation.
-        dead_units, equalised_channels, floored_rows: see ``quantise.Conditioned``.
+        dead_units, equalised_channels, floored_rows, parts: see ``quantise.Conditioned``.
         trials: every calibration that was compared.
         epochs: of quantisation-aware recovery.
     """
@@ -81,6 +81,7 @@ class Int8Record:
     dead_units: int
     equalised_channels: int
     floored_rows: int
+    parts: tuple[int, ...]
     trials: tuple[Trial, ...]
     epochs: tuple[EpochRecord, ...]
 
@@ -91,6 +92,7 @@ class Int8Record:
         lines = [
             f"{self.dead_units} dead units removed, {self.equalised_channels} channels rescaled between layers, "
             f"{self.floored_rows} vanished rows floored",
+            *([f"widest hard-swish in parts of {', '.join(map(str, self.parts))} channels"] if self.parts else []),
             f"float: {self.float_accuracy.value:.4f} on validation (n={self.float_accuracy.n})",
             *(f"calibration {trial.method}: {trial}" for trial in calibrated),
         ]
@@ -156,7 +158,9 @@ def choose_int8(
     settings = recipe.quantise
     mean, std = recipe.data.mean, recipe.data.std
     images = normalise_pixels(sample_images(dataset.train, settings.images, recipe.seed), mean, std)
-    ready = condition_network(network, torch.from_numpy(images), equalise=settings.equalise)
+    ready = condition_network(
+        network, torch.from_numpy(images), equalise=settings.equalise, split=settings.split_peak
+    )
     kept = load_record(folder / RECORD, Int8Record)
     if kept is not None and kept.key == key and _has_weights(folder, kept):
         if kept.weights:
@@ -186,6 +190,7 @@ def choose_int8(
         dead_units=ready.dead_units,
         equalised_channels=ready.equalised_channels,
         floored_rows=ready.floored_rows,
+        parts=ready.parts,
         trials=tuple(trials),
         epochs=(),
     )

@@ -13,6 +13,7 @@ from edgeprune.quantise.fold import fold_batchnorm
 from edgeprune.quantise.graph import ScaleGroup, find_scale_groups, is_depthwise
 from edgeprune.quantise.hard_swish import use_linear_stretch
 from edgeprune.quantise.layers import LayerRanges, bias_of, layer_ranges, scale_columns, set_parameter, weight_of
+from edgeprune.quantise.parts import compute_in_parts
 
 # A unit is dead when its weights can move no reader's output by more than this share of that output's range.
 _DEAD_SHARE = 1e-6
@@ -34,21 +35,24 @@ class Conditioned:
         equalised_channels: rescaled between the layers that make and read them.
         floored_rows: whose largest weight was raised so that the bias fits int32 with room; that moves an output by at
             most 1.3e-4 of its bias.
+        parts: channels of each part that the widest hard-swish is computed in; empty where it is computed whole.
     """
 
     network: nn.Module
     dead_units: int
     equalised_channels: int
     floored_rows: int
+    parts: tuple[int, ...]
 
 
-def condition_network(network: nn.Module, images: Tensor, *, equalise: bool = True) -> Conditioned:
-    """Fold BatchNorm, remove dead units, equalise ranges across layers, floor vanished rows.
+def condition_network(network: nn.Module, images: Tensor, *, equalise: bool = True, split: bool = True) -> Conditioned:
+    """Fold BatchNorm, remove dead units, equalise ranges across layers, split what decides memory, floor vanished rows.
 
     Args:
         network: not changed.
         images: normalised train images, shape (n, 3, height, width); ranges are taken from them.
         equalise: rescale channels between layers where the activation allows it.
+        split: compute the widest hard-swish in parts where that takes less memory.
 
     Raises:
         EdgepruneError: the network cannot be traced.
@@ -67,8 +71,9 @@ def condition_network(network: nn.Module, images: Tensor, *, equalise: bool = Tr
             for group in find_scale_groups(folded, images):
                 evened = use_linear_stretch if group.hard_swish else _equalise
                 equalised += evened(folded, group, images)
+        parts = compute_in_parts(folded, images) if split else ()
         floored = _floor_rows(folded, images)
-    return Conditioned(network=folded, dead_units=dead, equalised_channels=equalised, floored_rows=floored)
+    return Conditioned(network=folded, dead_units=dead, equalised_channels=equalised, floored_rows=floored, parts=parts)
 
 
 def _remove_dead(network: nn.Module, group: ScaleGroup, ranges: dict[str, LayerRanges]) -> int:

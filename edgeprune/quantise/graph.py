@@ -6,7 +6,7 @@ who reads each such set of channels.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ _KEEPING_MODULES = (
     nn.AvgPool2d,
     nn.MaxPool2d,
 )
+_CURVED = (nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.ReLU6)
 _KEEPING_FUNCTIONS: frozenset[Callable[..., object]] = frozenset(
     {functional.relu, torch.relu, functional.dropout, functional.adaptive_avg_pool2d, functional.avg_pool2d}
 )
@@ -110,6 +111,58 @@ def find_scale_groups(network: nn.Module, images: Tensor) -> list[ScaleGroup]:
     with torch.inference_mode():
         walk.run(images)
     return walk.groups()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelReach:
+    """Names of the layers that make (``rows``) and read (``columns``) the same channels, index by index."""
+
+    rows: frozenset[str]
+    columns: frozenset[str]
+
+
+def follow_channels(start: fx.Node, modules: Mapping[str, nn.Module]) -> ChannelReach | None:
+    """Everything that has to change when the channels of a tensor change places.
+
+    Args:
+        start: the tensor; nodes of its graph have shapes, by ``torch.fx.passes.shape_prop``.
+        modules: of the graph, by name.
+
+    Returns:
+        None where the channels reach something that tells one from another: the network's output, a concatenation.
+    """
+    rows, columns = set(), set()
+    carrying: set[fx.Node] = set()
+    channels = start.meta["tensor_meta"].shape[1]
+    waiting = [start]
+    while waiting:
+        node = waiting.pop()
+        # A gate of one channel is the same for all of them.
+        if node in carrying or node.meta["tensor_meta"].shape[1] == 1 != channels:
+            continue
+        carrying.add(node)
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            rows.add(str(node.target))
+            waiting += node.all_input_nodes if is_depthwise(module) else []
+        elif _keeps_places(node, module):
+            waiting += node.all_input_nodes
+        else:
+            return None
+        for user in node.users:
+            reader = modules.get(str(user.target)) if user.op == "call_module" else None
+            if isinstance(reader, nn.Conv2d | nn.Linear) and not is_depthwise(reader):
+                if isinstance(reader, nn.Conv2d) and reader.groups > 1:
+                    return None
+                columns.add(str(user.target))
+            else:
+                waiting.append(user)
+    return ChannelReach(rows=frozenset(rows), columns=frozenset(columns))
+
+
+def _keeps_places(node: fx.Node, module: nn.Module | None) -> bool:
+    functions = _KEEPING_FUNCTIONS | _ADDITIONS | _PRODUCTS
+    return isinstance(module, (*_KEEPING_MODULES, *_CURVED)) or node.target in functions
 
 
 class _Walk(fx.Interpreter):

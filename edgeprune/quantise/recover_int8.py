@@ -14,14 +14,8 @@ from torch.nn import functional
 from edgeprune.data import Dataset
 from edgeprune.learning import Augment, EpochRecord, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import Triple
-from edgeprune.quantise.simulate import (
-    RoundActivation,
-    read_back,
-    read_ranges,
-    set_ranges,
-    simulate_int8,
-    stop_rounding,
-)
+from edgeprune.quantise.rounding import RoundActivation
+from edgeprune.quantise.simulate import read_back, read_ranges, set_ranges, simulate_int8, stop_rounding
 
 _WARM_UP_SHARE = 0.05
 # Of the blocks' distances against the logits', each relative to how much its target varies.

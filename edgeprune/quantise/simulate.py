@@ -1,11 +1,6 @@
 """Int8 in torch: the export's own scheme put into a network's graph, so that training can see what rounding does.
 
-Weights are symmetric in [-127, 127] with one scale a row, activations affine in [-128, 127] with one scale a tensor,
-biases stay as they are (int32 is fine enough); a ReLU rounds once with the layer before it, as the runtimes fuse it.
-
-Source:
-    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    sections 2.1 and 3.
+Biases stay as they are (int32 is fine enough); a ReLU rounds once with the layer before it, as the runtimes fuse it.
 """
 
 import copy
@@ -18,115 +13,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from edgeprune.calibration import HARD_SWISH_FLOOR, LEAST_RANGE, ActivationStatistics, choose_range, merge, summarise
+from edgeprune.calibration import HARD_SWISH_FLOOR, ActivationStatistics, choose_range, merge, summarise
 from edgeprune.quantise.graph import trace_network
+from edgeprune.quantise.rounding import RoundActivation, RoundedLayer
 
-# The end of a range moves by so many times the learning rate a step, relative to its size: there are few of them, and
-# each sees a whole tensor.
-_PACE = 25.0
 _BATCH = 32
 
 _FUSED = (nn.ReLU, nn.ReLU6)
 _ACTIVATIONS = (*_FUSED, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU)
 _OUT_OF_PLACE: dict[object, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
+_CONCATENATIONS = (torch.cat, torch.concat)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 # Their values are the input's, so that they need no scale of their own.
 _SAME_VALUES = (nn.MaxPool2d, nn.Flatten)
-
-
-class RoundActivation(nn.Module):
-    """Rounds a tensor to the int8 steps of a range that can be trained.
-
-    Attributes:
-        place: see ``read_ranges``.
-        floor: the range begins here at the lowest.
-        ends_block: its input is a block's output, before any activation.
-        stretch: trained; shape (2,), zeros leave the ends where ``set_range`` has put them.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, place: str, *, floor: float, ends_block: bool) -> None:
-        super().__init__()
-        self.place = place
-        self.floor = floor
-        self.ends_block = ends_block
-        self.stretch = nn.Parameter(torch.zeros(2))
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-        self._observer: Callable[[Tensor], None] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape as ``x``; the first dimension is images."""
-        if self._observer is not None:
-            self._observer(x)
-            return x
-        return _Round.apply(x, *self.ends())  # type: ignore[no-untyped-call,no-any-return]
-
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """Low and high, which hold zero."""
-        factors = (_PACE * self.stretch).exp()
-        low = (self.low * factors[0]).clamp_min(self.floor)
-        return low, torch.maximum(self.high * factors[1], low + LEAST_RANGE)
-
-    def observe(self, observer: Callable[[Tensor], None] | None) -> None:
-        """Show every input to the observer and do not round it; None rounds again."""
-        self._observer = observer
-
-    def set_range(self, low: float, high: float) -> None:
-        """Round to the 256 steps between two bounds, which hold zero."""
-        self.low.fill_(low)
-        self.high.fill_(high)
-
-
-class _Round(torch.autograd.Function):
-    """Rounding to int8 steps, with a gradient for the ends of the range.
-
-    Source:
-        Esser et al. 2020, "Learned Step Size Quantization", section 2.1; for both ends: Jain et al. 2020, "Trained
-        Quantization Thresholds for Accurate and Efficient Fixed-Point Inference of Deep Neural Networks", section 3.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        step = float(high - low) / 255
-        zero_point = max(-128, min(127, round(-128 - float(low) / step)))
-        rounded = (x / step).round_().clamp_(-128 - zero_point, 127 - zero_point).mul_(step)
-        ctx.save_for_backward(rounded - x)
-        ctx.step = step
-        return rounded
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (moved,) = ctx.saved_tensors
-        passed = gradient * (moved.abs() <= 0.5001 * ctx.step)
-        by_step = (passed * moved).sum() / (ctx.step * 255)
-        clipped = gradient - passed
-        above = (clipped * (moved < 0)).sum()
-        return passed, clipped.sum() - above - by_step, above + by_step
-
-
-class RoundedLayer(nn.Module):
-    """A convolution or linear layer that computes with weights rounded to int8 steps."""
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
-        super().__init__()
-        self.layer = layer
-        self.rounding = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As the layer."""
-        if not self.rounding:
-            return self.layer(x)  # type: ignore[no-any-return]
-        return torch.func.functional_call(self.layer, {"weight": self.rounded_weight()}, (x,))  # type: ignore[no-any-return]
-
-    def rounded_weight(self) -> Tensor:
-        """The weight at whole steps; shape of the layer's own."""
-        weight = self.layer.weight
-        scale = weight.detach().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
-        zero_points = torch.zeros(len(scale), dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
 
 
 def simulate_int8(network: nn.Module) -> fx.GraphModule:
@@ -204,16 +103,16 @@ def stop_rounding(simulated: nn.Module) -> None:
 def read_ranges(simulated: nn.Module) -> dict[str, tuple[float, float]]:
     """Low and high of every rounded tensor by place: the layer or block that computes it, ``input`` for the input.
 
-    A hard sigmoid stands twice, as the runtimes compute it: at its layer before the division by 6, and at itself.
+    A hard sigmoid stands twice, as the runtimes compute it: at its layer before the division by 6, and at itself. What
+    is only concatenated has the range of the whole.
     """
-    ranges = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for module in simulated.modules():
         if isinstance(module, RoundActivation):
             low, high = (float(end.detach()) for end in module.ends())
-            place, _, gate = module.place.partition("|")
-            ranges[gate or place] = (low, high)
-            if gate:
-                ranges[place] = (6 * low, 6 * high)
+            ranges |= {
+                place: (factor * low, factor * high) for place, factor in {module.place: 1, **module.also}.items()
+            }
     return ranges
 
 
@@ -252,19 +151,34 @@ def _needs_rounding(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, _SAME_VALUES) or node.target in (torch.flatten, functional.dropout, functional.max_pool2d):
         return False
-    users = list(node.users)
-    fusable = _is_layer(node, modules) or node.target in _ADDITIONS
-    if fusable and len(users) == 1:
-        user = users[0]
-        following = modules.get(str(user.target)) if user.op == "call_module" else None
-        # A hard sigmoid is a fused ReLU6 and a product by 1/6.
-        if isinstance(following, (*_FUSED, nn.Hardsigmoid)) or user.target in (functional.relu, functional.relu6):
-            return False
-    return True
+    return not _is_joined(node) and not _is_fused(node, modules)
+
+
+def _is_fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a runtime computes it together with the activation that alone reads it."""
+    if len(node.users) != 1 or not (_is_layer(node, modules) or node.target in _ADDITIONS):
+        return False
+    user = next(iter(node.users))
+    following = modules.get(str(user.target)) if user.op == "call_module" else None
+    # A hard sigmoid is a fused ReLU6 and a product by 1/6.
+    return isinstance(following, (*_FUSED, nn.Hardsigmoid)) or user.target in (functional.relu, functional.relu6)
+
+
+def _is_joined(node: fx.Node) -> bool:
+    """Whether a concatenation is all that reads a tensor: it is rounded there, at the scale of the whole."""
+    return len(node.users) == 1 and next(iter(node.users)).target in _CONCATENATIONS
 
 
 def _rounding(node: fx.Node, modules: dict[str, nn.Module]) -> RoundActivation:
-    return RoundActivation(_place(node, modules), floor=_floor(node, modules), ends_block=_ends_block(node, modules))
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    also: dict[str, float] = {}
+    if isinstance(module, nn.Hardsigmoid) and _is_fused(node.all_input_nodes[0], modules):
+        also = {_place(node.all_input_nodes[0], modules): 6.0}
+    elif node.target in _CONCATENATIONS:
+        also = {_place(each, modules): 1.0 for each in node.all_input_nodes if _is_joined(each)}
+    return RoundActivation(
+        _place(node, modules), also=also, floor=_floor(node, modules), ends_block=_ends_block(node, modules)
+    )
 
 
 def _ends_block(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -285,15 +199,15 @@ def _is_activation(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _place(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    """Where the runtimes compute a tensor; ``layer|gate`` for a hard sigmoid that is fused with its layer."""
+    """Where the runtimes compute a tensor."""
     if node.op == "placeholder":
         return "input"
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    fused = isinstance(module, (*_FUSED, nn.Hardsigmoid)) or node.target in (functional.relu, functional.relu6)
     before = node.all_input_nodes[0]
-    if fused and not _needs_rounding(before, modules):
-        own = _place(before, modules)
-        return f"{own}|{node.target}" if isinstance(module, nn.Hardsigmoid) else own
+    if (isinstance(module, _FUSED) or node.target in (functional.relu, functional.relu6)) and _is_fused(
+        before, modules
+    ):
+        return _place(before, modules)
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}

@@ -143,6 +143,9 @@ class QuantiseSection(Section):
         "auto", description="how ranges are chosen; auto compares all ways on validation and keeps the best"
     )
     equalise: bool = Field(True, description="even out ranges between layers where the activation allows it")
+    split_peak: bool = Field(
+        True, description="compute the hard-swish that decides memory in parts: less RAM, finer steps, the same answers"
+    )
     qat: Literal["auto", "always", "never"] = Field(
         "auto", description="quantisation-aware recovery; auto: when int8 falls short of max_drop on validation"
     )

@@ -1,0 +1,235 @@
+"""The widest hard-swish computed in parts: the network answers the same, with less memory and finer steps.
+
+TFLite Micro computes a hard-swish out of place, so a stem of 16 channels at 48 x 48 pixels needs its 36,864 bytes
+twice. A depthwise convolution reads it channel by channel: few channels can go through convolution, hard-swish and
+depthwise convolution before the next ones start, and only the small results wait for each other. Each part has a scale
+of its own too, so channels are put together by range.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
+
+from edgeprune.quantise.graph import follow_channels, is_depthwise, trace_network
+from edgeprune.quantise.layers import bias_of, set_parameter, weight_of
+
+# Kernels handle channels in fours.
+_UNIT = 4
+# Every part reads the input again.
+_MOST_PARTS = 3
+_FUSED = (nn.ReLU, nn.ReLU6)
+# What few values exceed is clipped by calibration, and does not decide a part's range.
+_QUANTILE = 0.999
+
+
+class Parts(nn.Module):
+    """Branches over one input, whose channels are concatenated; they are its children ``0``, ``1``, ..."""
+
+    def __init__(self, branches: list[nn.Module]) -> None:
+        super().__init__()
+        for number, branch in enumerate(branches):
+            self.add_module(str(number), branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (n, channels, height, width) to the sum of the branches' channels."""
+        return torch.cat([branch(x) for branch in self.children()], dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chain:
+    """Convolution, hard-swish, depthwise convolution and, if there is one, the ReLU after it; names of modules."""
+
+    convolution: str
+    swish: str
+    depthwise: str
+    relu: str | None
+    nodes: tuple[fx.Node, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.convolution, self.swish, self.depthwise, self.relu) if name is not None]
+
+
+def compute_in_parts(network: nn.Module, images: Tensor) -> tuple[int, ...]:
+    """Split the hard-swish that decides peak memory, where that lowers the peak.
+
+    Convolution, hard-swish and the one depthwise convolution that reads it become a ``Parts`` in the depthwise
+    convolution's place; the others become identities. Channels change places, in everything that reads them too.
+
+    Args:
+        network: changed in place; BatchNorm folded, in evaluation mode.
+        images: normalised, shape (n, 3, height, width); ranges are taken from them.
+
+    Returns:
+        Channels of each part, in the order in which they are computed; empty where nothing was split.
+
+    Raises:
+        EdgepruneError: the network cannot be traced.
+
+    Source:
+        Less memory by computing a part at a time: Lin et al. 2021, "MCUNetV2: Memory-efficient Patch-based Inference
+        for Tiny Deep Learning", section 3; there the parts are regions of the image, which compute their seams twice.
+    """
+    graph = trace_network(network)
+    module = fx.GraphModule(network, graph)
+    ShapeProp(module).propagate(images[:1])
+    modules = dict(network.named_modules())
+    chains = list(_find_chains(graph, modules))
+    if not chains:
+        return ()
+    chain = max(chains, key=lambda each: _size(each.nodes[1]))
+    others = max((_live(node) for node in graph.nodes if _is_out_of_place(node, chain, modules)), default=0)
+    split = _choose_split(chain, _channel_noise(network, chain, images), others=others)
+    reach = follow_channels(chain.nodes[0], modules)
+    if len(split.sizes) < 2 or reach is None:
+        return ()
+    for name in reach.rows:
+        _take_rows(modules[name], split.order)
+    for name in reach.columns:
+        set_parameter(modules[name], "weight", weight_of(modules[name])[:, split.order])
+    _replace(network, chain, modules, split.sizes)
+    return split.sizes
+
+
+def _find_chains(graph: fx.Graph, modules: dict[str, nn.Module]) -> Iterator[_Chain]:
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        nodes = [node, *_only_readers(node)]
+        kinds = [modules.get(str(each.target)) if each.op == "call_module" else None for each in nodes[:4]]
+        if len(kinds) < 3 or not isinstance(kinds[0], nn.Conv2d) or not isinstance(kinds[1], nn.Hardswish):
+            continue
+        if kinds[0].groups != 1 or not is_depthwise(kinds[2] or nn.Identity()):
+            continue
+        fused = len(kinds) > 3 and isinstance(kinds[3], _FUSED)
+        names = [str(each.target) for each in nodes[: 4 if fused else 3]]
+        if any(calls.count(name) > 1 for name in names):
+            continue
+        yield _Chain(
+            convolution=names[0],
+            swish=names[1],
+            depthwise=names[2],
+            relu=names[3] if fused else None,
+            nodes=tuple(nodes[: len(names)]),
+        )
+
+
+def _only_readers(node: fx.Node) -> Iterator[fx.Node]:
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        yield node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Noise:
+    """Of each channel of a hard-swish: how far it reaches, and how loudly its readers hear a step's rounding."""
+
+    reach: Tensor
+    gain: Tensor
+
+
+def _channel_noise(network: nn.Module, chain: _Chain, images: Tensor) -> _Noise:
+    seen: list[Tensor] = []
+    hook = network.get_submodule(chain.depthwise).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        hook.remove()
+    values = seen[0].transpose(0, 1).flatten(1).abs()
+    rank = max(1, round(values.shape[1] * _QUANTILE))
+    gain = weight_of(network.get_submodule(chain.depthwise)).detach().flatten(1).square().sum(1)
+    return _Noise(reach=values.kthvalue(rank, dim=1).values, gain=gain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """Channels in a new order, and how many of them make each part."""
+
+    order: Tensor
+    sizes: tuple[int, ...]
+
+
+def _choose_split(chain: _Chain, noise: _Noise, *, others: int) -> _Split:
+    """The sizes with the lowest peak, and of those the ones whose rounding is heard least; ``others`` is a floor."""
+    channels = len(noise.reach)
+    by_reach = noise.reach.argsort(stable=True)
+
+    def judge(sizes: tuple[int, ...]) -> tuple[int, float]:
+        parts = torch.split(by_reach, list(sizes))
+        heard = sum((noise.reach[part].max().square() * noise.gain[part].sum() for part in parts), torch.zeros(()))
+        return max(others, _peak(chain, sizes)), float(heard)
+
+    best = min(_compositions(channels), key=judge)
+    if judge(best)[0] >= judge((channels,))[0]:
+        best = (channels,)
+    # Within a part channels keep their order: another machine's last digits must not swap two of them.
+    order = torch.cat([part.sort().values for part in torch.split(by_reach, list(best))])
+    return _Split(order=order, sizes=best)
+
+
+def _compositions(channels: int) -> list[tuple[int, ...]]:
+    """All ways to cut channels into a few parts of whole units; the one that cuts nothing comes first."""
+    places = () if channels % _UNIT else range(_UNIT, channels, _UNIT)
+    return [
+        tuple(end - start for start, end in pairwise((0, *cuts, channels)))
+        for count in range(_MOST_PARTS)
+        for cuts in combinations(places, count)
+    ]
+
+
+def _peak(chain: _Chain, sizes: tuple[int, ...]) -> int:
+    """Values that are alive at once while a chain is computed in parts of these sizes."""
+    convolution, swish, depthwise = chain.nodes[:3]
+    source = sum(_size(node) for node in convolution.all_input_nodes)
+    wide, narrow = (_size(node) // sum(sizes) for node in (swish, depthwise))
+    peak = joined = 0
+    for number, size in enumerate(sizes):
+        waiting = joined + (source if number < len(sizes) - 1 else 0)
+        peak = max(peak, joined + source + size * wide, waiting + 2 * size * wide, waiting + size * (wide + narrow))
+        joined += size * narrow
+    return max(peak, 2 * joined if len(sizes) > 1 else 0)
+
+
+def _is_out_of_place(node: fx.Node, chain: _Chain, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node outside the chain needs its input and its output at once; a ReLU is part of what it follows."""
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    fused = isinstance(module, _FUSED) or node.target in (functional.relu, functional.relu6)
+    return node.op in ("call_module", "call_function") and node not in chain.nodes and not fused
+
+
+def _live(node: fx.Node) -> int:
+    return _size(node) + sum(_size(each) for each in node.all_input_nodes)
+
+
+def _size(node: fx.Node) -> int:
+    """Values of one image."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return int(torch.Size(shape).numel()) if shape is not None else 0
+
+
+def _take_rows(layer: nn.Module, order: Tensor) -> None:
+    set_parameter(layer, "weight", weight_of(layer)[order])
+    set_parameter(layer, "bias", bias_of(layer)[order])
+
+
+def _replace(network: nn.Module, chain: _Chain, modules: dict[str, nn.Module], sizes: tuple[int, ...]) -> None:
+    branches: list[nn.Module] = []
+    for rows in torch.split(torch.arange(sum(sizes)), list(sizes)):
+        layers = [copy.deepcopy(modules[name]) for name in chain.names]
+        for layer in (layers[0], layers[2]):
+            assert isinstance(layer, nn.Conv2d)
+            _take_rows(layer, rows)
+            layer.out_channels = len(rows)
+            if layer is layers[2]:
+                layer.in_channels = layer.groups = len(rows)
+        branches.append(nn.Sequential(*layers))
+    for name in chain.names:
+        parent, _, leaf = name.rpartition(".")
+        put = Parts(branches) if name == chain.depthwise else nn.Identity()
+        setattr(network.get_submodule(parent), leaf, put)

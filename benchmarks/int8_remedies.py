@@ -67,13 +67,14 @@ def main() -> None:
     network = _open_network(recipe, asked.network, classes=len(dataset.classes))
     bench = Bench(recipe, dataset, network)
     print(f"{asked.network}: float {bench.describe_float()}")
-    conditioned = condition_network(network, torch.from_numpy(bench.images)).network
+    images = torch.from_numpy(bench.images)
     bench.compare("BatchNorm folded", fold_batchnorm(network))
-    bench.compare(
-        "dead units removed, rows floored",
-        condition_network(network, torch.from_numpy(bench.images), equalise=False).network,
-    )
-    best = bench.compare("ranges evened out, hard-swish straightened", conditioned)
+    plain = condition_network(network, images, equalise=False, split=False).network
+    bench.compare("dead units removed, rows floored", plain)
+    even = condition_network(network, images, split=False).network
+    bench.compare("ranges evened out, hard-swish straightened", even)
+    conditioned = condition_network(network, images).network
+    best = bench.compare("stem in parts", conditioned)
     bench.train("quantisation-aware recovery", conditioned, best)
 
 

@@ -158,9 +158,7 @@ def choose_int8(
     settings = recipe.quantise
     mean, std = recipe.data.mean, recipe.data.std
     images = normalise_pixels(sample_images(dataset.train, settings.images, recipe.seed), mean, std)
-    ready = condition_network(
-        network, torch.from_numpy(images), equalise=settings.equalise, split=settings.split_peak
-    )
+    ready = condition_network(network, torch.from_numpy(images), equalise=settings.equalise, split=settings.split_peak)
     kept = load_record(folder / RECORD, Int8Record)
     if kept is not None and kept.key == key and _has_weights(folder, kept):
         if kept.weights:

@@ -154,7 +154,7 @@ class QuantiseSection(Section):
         description="what int8 may lose before qat: auto switches on; it may decide otherwise on twice that share",
     )
     epochs: Count = 10
-    lr: Positive = 2e-4
+    lr: Positive = 1e-4
     batch_size: Batch = Field(16, description="small ones give more steps an epoch, which recovery is short of")
 
 

@@ -127,15 +127,20 @@ class Small(nn.Module):
         self.end = end
         self.conv, self.act = nn.Conv2d(3, 16, 3, 2, 1), nn.Hardswish()
         self.depthwise, self.project = nn.Conv2d(16, 16, 3, 2, 1, groups=16), nn.Conv2d(16, 2, 1)
+        self.other = nn.Conv2d(16, 16, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.depthwise(self.act(self.conv(x)))
         if self.end == "concatenated":
             x = torch.cat([x, x.relu()], dim=1)[:, :16]
+        if self.end == "read twice":
+            return self.project(x).mean((2, 3)) + self.project(self.other(x)).mean((2, 3))
         return x.mean((2, 3)) if self.end == "output" else self.project(x).mean((2, 3))
 
 
-@pytest.mark.parametrize(("end", "expected"), [("read", (4, 4, 8)), ("concatenated", ()), ("output", ())])
+@pytest.mark.parametrize(
+    ("end", "expected"), [("read", (4, 4, 8)), ("read twice", ()), ("concatenated", ()), ("output", ())]
+)
 def test_channels_that_something_tells_apart_stay_where_they_are(end: str, expected: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)

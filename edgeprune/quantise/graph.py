@@ -6,6 +6,7 @@ who reads each such set of channels.
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -129,9 +130,11 @@ def follow_channels(start: fx.Node, modules: Mapping[str, nn.Module]) -> Channel
         modules: of the graph, by name.
 
     Returns:
-        None where the channels reach something that tells one from another: the network's output, a concatenation.
+        None where the channels reach something that tells one from another (the network's output, a concatenation), or
+        a layer that is called more than once.
     """
     rows, columns = set(), set()
+    calls = Counter(str(node.target) for node in start.graph.nodes if node.op == "call_module")
     carrying: set[fx.Node] = set()
     channels = start.meta["tensor_meta"].shape[1]
     waiting = [start]
@@ -157,6 +160,8 @@ def follow_channels(start: fx.Node, modules: Mapping[str, nn.Module]) -> Channel
                 columns.add(str(user.target))
             else:
                 waiting.append(user)
+    if any(calls[name] > 1 for name in rows | columns):
+        return None
     return ChannelReach(rows=frozenset(rows), columns=frozenset(columns))
 
 

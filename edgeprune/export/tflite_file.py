@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import EdgepruneError, MissingExtraError
 from edgeprune.export.quiet import quiet_native
-from edgeprune.export.tflite_layout import settle_padding
+from edgeprune.export.tflite_layout import settle_layout
 from edgeprune.tflite_format import inline_buffers, operator_names, read_model, write_model
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def convert_network(network: "nn.Module", *, image_size: int) -> FloatModel:
             f"litert-torch cannot convert {type(network).__name__} to TFLite: {_first_line(error)}",
             "replace the operator that is named there, or leave tflite and tflite_int8 out of export.formats",
         ) from error
-    content = write_model(settle_padding(inline_buffers(read_model(content), content)))
+    content = write_model(settle_layout(inline_buffers(read_model(content), content)))
     return FloatModel(content=content, layers=_layers_of(content, copied))
 
 

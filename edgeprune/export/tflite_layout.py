@@ -1,9 +1,10 @@
-"""Padding that a converter has left in channels-first islands, brought back to where the convolution is.
+"""What a converter leaves beside the layers, settled: padding in channels-first islands, averages of one pixel.
 
 litert-torch keeps ``F.pad`` channels first. Where only the convolution reads the padded tensor that vanishes again;
 where a shortcut reads its source too (ResNet), TRANSPOSE, PAD and TRANSPOSE stay between the two. Here transposes that
 undo each other go, paddings are moved into channels last, and a PAD that is what TensorFlow calls SAME becomes the
-convolution's own. Nothing is computed otherwise: the gates hold the file against torch.
+convolution's own. Averages over a single pixel go as well. Nothing is computed otherwise: the gates hold the file
+against torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 _SAME, _VALID = 0, 1
+_REDUCTIONS = ("SUM", "MEAN")
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def settle_padding(model: "schema.ModelT") -> "schema.ModelT":
-    """Remove TRANSPOSE and PAD operators that a convolution can do without; changes and returns the model.
+def settle_layout(model: "schema.ModelT") -> "schema.ModelT":
+    """Remove TRANSPOSE, PAD, SUM and MEAN operators that the layers can do without; changes and returns the model.
 
     Args:
         model: float, as litert-torch converts it, every buffer inside.
@@ -33,6 +35,8 @@ def settle_padding(model: "schema.ModelT") -> "schema.ModelT":
     for operator in graph.operators:
         if kinds[id(operator)] in _CONVOLUTIONS and operator.builtinOptions.padding == _VALID:
             _absorb_pad(model, operator, kinds)
+        if kinds[id(operator)] in _REDUCTIONS:
+            _skip_reduction(model, operator, kinds)
     _drop_unread(graph)
     return model
 
@@ -77,6 +81,23 @@ def _absorb_pad(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) ->
     if _constant(model, pad.inputs[1]).reshape(4, 2).tolist() == wanted:
         options.padding = _SAME
         operator.inputs = _indices(pad.inputs[0], *operator.inputs[1:])
+
+
+def _skip_reduction(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) -> None:
+    """Over axes of one element it copies; in int8, TFLite Micro's SUM rounds otherwise than LiteRT's."""
+    graph = model.subgraphs[0]
+    source, result = int(operator.inputs[0]), int(operator.outputs[0])
+    shape = [int(size) for size in graph.tensors[source].shape]
+    if result in graph.outputs or any(shape[axis] != 1 for axis in _constant(model, operator.inputs[1])):
+        return
+    readers = [each for each in graph.operators if result in each.inputs]
+    same = shape == [int(size) for size in graph.tensors[result].shape]
+    if same or all(kinds[id(each)] == "FULLY_CONNECTED" for each in readers):
+        _read_instead(graph, result, source)
+        for each in readers:
+            if not same:
+                # It flattens what it reads, and gives (n, outputs).
+                each.builtinOptions.keepNumDims = False
 
 
 def _is_to_first(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) -> bool:

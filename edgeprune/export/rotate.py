@@ -66,8 +66,7 @@ def rotate_network(network: nn.Module, *, image_size: int) -> nn.Module:
         if isinstance(module, _UNTURNABLE):
             raise InputError(f"{name} is a {type(module).__name__}, for which no turn is known.", _REMEDY)
         if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and name in shapes:
-            parent, _, leaf = name.rpartition(".")
-            setattr(turned.get_submodule(parent), leaf, _turn_layer(name, module, shapes[name]))
+            turned.set_submodule(name, _turn_layer(name, module, shapes[name]))
     _prove_equal(original, turned, image_size)
     return turned
 

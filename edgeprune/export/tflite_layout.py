@@ -92,12 +92,13 @@ def _skip_reduction(model: "schema.ModelT", operator: Any, kinds: dict[int, str]
         return
     readers = [each for each in graph.operators if result in each.inputs]
     same = shape == [int(size) for size in graph.tensors[result].shape]
-    if same or all(kinds[id(each)] == "FULLY_CONNECTED" for each in readers):
-        _read_instead(graph, result, source)
+    if not same:
+        if any(kinds[id(each)] != "FULLY_CONNECTED" for each in readers):
+            return
         for each in readers:
-            if not same:
-                # It flattens what it reads, and gives (n, outputs).
-                each.builtinOptions.keepNumDims = False
+            # It flattens what it reads, and gives (n, outputs).
+            each.builtinOptions.keepNumDims = False
+    _read_instead(graph, result, source)
 
 
 def _is_to_first(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) -> bool:

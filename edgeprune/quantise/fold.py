@@ -29,12 +29,7 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
             fused = fuse_linear_bn_eval(layer, norm)
         else:
             continue
-        _replace(folded, before.target, fused)
-        _replace(folded, node.target, nn.Identity())
+        folded.set_submodule(before.target, fused)
+        folded.set_submodule(node.target, nn.Identity())
         modules[before.target] = fused
     return folded
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, module)

@@ -93,6 +93,12 @@ def trace_network(network: nn.Module) -> fx.Graph:
     return graph
 
 
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """True for what runtimes compute together with the layer or sum before it."""
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    return isinstance(module, nn.ReLU | nn.ReLU6) or node.target in (functional.relu, functional.relu6)
+
+
 def is_depthwise(layer: nn.Module) -> bool:
     """True for a convolution that reads one channel a row."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1

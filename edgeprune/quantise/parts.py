@@ -7,6 +7,7 @@ of its own too, so channels are put together by range.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -14,16 +15,14 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional
 
-from edgeprune.quantise.graph import follow_channels, is_depthwise, trace_network
+from edgeprune.quantise.graph import follow_channels, is_depthwise, is_relu, trace_network
 from edgeprune.quantise.layers import bias_of, set_parameter, weight_of
 
 # Kernels handle channels in fours.
 _UNIT = 4
 # Every part reads the input again.
 _MOST_PARTS = 3
-_FUSED = (nn.ReLU, nn.ReLU6)
 # What few values exceed is clipped by calibration, and does not decide a part's range.
 _QUANTILE = 0.999
 
@@ -41,19 +40,8 @@ class Parts(nn.Module):
         return torch.cat([branch(x) for branch in self.children()], dim=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
-    """Convolution, hard-swish, depthwise convolution and, if there is one, the ReLU after it; names of modules."""
-
-    convolution: str
-    swish: str
-    depthwise: str
-    relu: str | None
-    nodes: tuple[fx.Node, ...]
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in (self.convolution, self.swish, self.depthwise, self.relu) if name is not None]
+# Convolution, hard-swish, depthwise convolution and, if there is one, the ReLU after it.
+_Chain = tuple[fx.Node, ...]
 
 
 def compute_in_parts(network: nn.Module, images: Tensor) -> tuple[int, ...]:
@@ -83,11 +71,13 @@ def compute_in_parts(network: nn.Module, images: Tensor) -> tuple[int, ...]:
     chains = list(_find_chains(graph, modules))
     if not chains:
         return ()
-    chain = max(chains, key=lambda each: _size(each.nodes[1]))
+    chain = max(chains, key=lambda each: _size(each[1]))
+    reach = follow_channels(chain[0], modules)
+    if reach is None:
+        return ()
     others = max((_live(node) for node in graph.nodes if _is_out_of_place(node, chain, modules)), default=0)
     split = _choose_split(chain, _channel_noise(network, chain, images), others=others)
-    reach = follow_channels(chain.nodes[0], modules)
-    if len(split.sizes) < 2 or reach is None:
+    if len(split.sizes) < 2:
         return ()
     for name in reach.rows:
         _take_rows(modules[name], split.order)
@@ -98,25 +88,15 @@ def compute_in_parts(network: nn.Module, images: Tensor) -> tuple[int, ...]:
 
 
 def _find_chains(graph: fx.Graph, modules: dict[str, nn.Module]) -> Iterator[_Chain]:
-    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
-        nodes = [node, *_only_readers(node)]
-        kinds = [modules.get(str(each.target)) if each.op == "call_module" else None for each in nodes[:4]]
-        if len(kinds) < 3 or not isinstance(kinds[0], nn.Conv2d) or not isinstance(kinds[1], nn.Hardswish):
-            continue
-        if kinds[0].groups != 1 or not is_depthwise(kinds[2] or nn.Identity()):
-            continue
-        fused = len(kinds) > 3 and isinstance(kinds[3], _FUSED)
-        names = [str(each.target) for each in nodes[: 4 if fused else 3]]
-        if any(calls.count(name) > 1 for name in names):
-            continue
-        yield _Chain(
-            convolution=names[0],
-            swish=names[1],
-            depthwise=names[2],
-            relu=names[3] if fused else None,
-            nodes=tuple(nodes[: len(names)]),
-        )
+        nodes = [node, *_only_readers(node)][:4]
+        kinds = [modules.get(str(each.target)) if each.op == "call_module" else None for each in nodes]
+        match kinds:
+            case [nn.Conv2d(groups=1), nn.Hardswish(), nn.Conv2d() as depthwise, *rest] if is_depthwise(depthwise):
+                chain = tuple(nodes[: 4 if rest and isinstance(rest[0], nn.ReLU | nn.ReLU6) else 3])
+                if all(calls[str(each.target)] == 1 for each in chain):
+                    yield chain
 
 
 def _only_readers(node: fx.Node) -> Iterator[fx.Node]:
@@ -134,8 +114,9 @@ class _Noise:
 
 
 def _channel_noise(network: nn.Module, chain: _Chain, images: Tensor) -> _Noise:
+    depthwise = network.get_submodule(str(chain[2].target))
     seen: list[Tensor] = []
-    hook = network.get_submodule(chain.depthwise).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = depthwise.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         with torch.no_grad():
             network(images)
@@ -143,7 +124,7 @@ def _channel_noise(network: nn.Module, chain: _Chain, images: Tensor) -> _Noise:
         hook.remove()
     values = seen[0].transpose(0, 1).flatten(1).abs()
     rank = max(1, round(values.shape[1] * _QUANTILE))
-    gain = weight_of(network.get_submodule(chain.depthwise)).detach().flatten(1).square().sum(1)
+    gain = weight_of(depthwise).detach().flatten(1).square().sum(1)
     return _Noise(reach=values.kthvalue(rank, dim=1).values, gain=gain)
 
 
@@ -185,7 +166,7 @@ def _compositions(channels: int) -> list[tuple[int, ...]]:
 
 def _peak(chain: _Chain, sizes: tuple[int, ...]) -> int:
     """Values that are alive at once while a chain is computed in parts of these sizes."""
-    convolution, swish, depthwise = chain.nodes[:3]
+    convolution, swish, depthwise = chain[:3]
     source = sum(_size(node) for node in convolution.all_input_nodes)
     wide, narrow = (_size(node) // sum(sizes) for node in (swish, depthwise))
     peak = joined = 0
@@ -197,10 +178,8 @@ def _peak(chain: _Chain, sizes: tuple[int, ...]) -> int:
 
 
 def _is_out_of_place(node: fx.Node, chain: _Chain, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node outside the chain needs its input and its output at once; a ReLU is part of what it follows."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    fused = isinstance(module, _FUSED) or node.target in (functional.relu, functional.relu6)
-    return node.op in ("call_module", "call_function") and node not in chain.nodes and not fused
+    """Whether a node outside the chain needs its input and its output at once."""
+    return node.op in ("call_module", "call_function") and node not in chain and not is_relu(node, modules)
 
 
 def _live(node: fx.Node) -> int:
@@ -221,7 +200,7 @@ def _take_rows(layer: nn.Module, order: Tensor) -> None:
 def _replace(network: nn.Module, chain: _Chain, modules: dict[str, nn.Module], sizes: tuple[int, ...]) -> None:
     branches: list[nn.Module] = []
     for rows in torch.split(torch.arange(sum(sizes)), list(sizes)):
-        layers = [copy.deepcopy(modules[name]) for name in chain.names]
+        layers = [copy.deepcopy(modules[str(node.target)]) for node in chain]
         for layer in (layers[0], layers[2]):
             assert isinstance(layer, nn.Conv2d)
             _take_rows(layer, rows)
@@ -229,7 +208,5 @@ def _replace(network: nn.Module, chain: _Chain, modules: dict[str, nn.Module], s
             if layer is layers[2]:
                 layer.in_channels = layer.groups = len(rows)
         branches.append(nn.Sequential(*layers))
-    for name in chain.names:
-        parent, _, leaf = name.rpartition(".")
-        put = Parts(branches) if name == chain.depthwise else nn.Identity()
-        setattr(network.get_submodule(parent), leaf, put)
+    for node in chain:
+        network.set_submodule(str(node.target), Parts(branches) if node is chain[2] else nn.Identity())

@@ -14,13 +14,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from edgeprune.calibration import HARD_SWISH_FLOOR, ActivationStatistics, choose_range, merge, summarise
-from edgeprune.quantise.graph import trace_network
+from edgeprune.quantise.graph import is_relu, trace_network
 from edgeprune.quantise.rounding import RoundActivation, RoundedLayer
 
 _BATCH = 32
 
-_FUSED = (nn.ReLU, nn.ReLU6)
-_ACTIVATIONS = (*_FUSED, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU)
+_ACTIVATIONS = (nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU)
 _OUT_OF_PLACE: dict[object, Callable[..., Any]] = {operator.iadd: operator.add, operator.imul: operator.mul}
 _CONCATENATIONS = (torch.cat, torch.concat)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -55,8 +54,7 @@ def simulate_int8(network: nn.Module) -> fx.GraphModule:
             rounded = graph.call_module(name, (node,))
         node.replace_all_uses_with(rounded, delete_user_cb=lambda user, own=rounded: user is not own)
     for name in layers:
-        parent, _, leaf = name.rpartition(".")
-        setattr(simulated.get_submodule(parent), leaf, RoundedLayer(simulated.get_submodule(name)))  # type: ignore[arg-type]
+        simulated.set_submodule(name, RoundedLayer(simulated.get_submodule(name)))  # type: ignore[arg-type]
     simulated.recompile()
     return simulated
 
@@ -161,7 +159,7 @@ def _is_fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     user = next(iter(node.users))
     following = modules.get(str(user.target)) if user.op == "call_module" else None
     # A hard sigmoid is a fused ReLU6 and a product by 1/6.
-    return isinstance(following, (*_FUSED, nn.Hardsigmoid)) or user.target in (functional.relu, functional.relu6)
+    return isinstance(following, nn.Hardsigmoid) or is_relu(user, modules)
 
 
 def _is_joined(node: fx.Node) -> bool:
@@ -195,19 +193,15 @@ def _ends_block(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _is_activation(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    return isinstance(module, _ACTIVATIONS) or node.target in (functional.relu, functional.relu6)
+    return isinstance(module, _ACTIVATIONS) or is_relu(node, modules)
 
 
 def _place(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """Where the runtimes compute a tensor."""
     if node.op == "placeholder":
         return "input"
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    before = node.all_input_nodes[0]
-    if (isinstance(module, _FUSED) or node.target in (functional.relu, functional.relu6)) and _is_fused(
-        before, modules
-    ):
-        return _place(before, modules)
+    if is_relu(node, modules) and _is_fused(node.all_input_nodes[0], modules):
+        return _place(node.all_input_nodes[0], modules)
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}

@@ -1,12 +1,14 @@
 """Channels that can only go together, read from torch-pruning's dependency graph.
 
-The one place that knows torch-pruning: planning asks it for groups, surgery asks it to remove them.
+The one place that knows torch-pruning: it tells which layers share which channels; cutting them is our own.
 """
 
 import copy
+import math
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch_pruning
@@ -14,23 +16,80 @@ from torch import nn
 
 from edgeprune.errors import InputError
 
+Side = Literal["out", "in"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMember:
+    """One layer's part in a group.
+
+    Attributes:
+        layer: module name of a convolution, linear layer or BatchNorm.
+        side: ``out`` where it loses channels that it makes (a BatchNorm and a depthwise convolution too), ``in`` where
+            it loses channels that it reads.
+        indices: channels of that layer; input features of a linear layer behind a flattened map.
+        roots: parallel to ``indices``: the channel of the group that each belongs to.
+    """
+
+    layer: str
+    side: Side
+    indices: tuple[int, ...]
+    roots: tuple[int, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelGroup:
     """Channels of several layers that can only be removed together.
 
     Attributes:
-        layer: name of the convolution that makes the channels; it names the group.
+        layer: name of the first layer that makes the channels; it names the group.
         channels: how many there are.
-        followers: layers that lose the same channels of their output: BatchNorms, the depthwise convolution,
-            squeeze-excite's fc2.
-        consumers: layers that lose input channels: the projection, squeeze-excite's fc1.
+        unit: channels that only go in runs of this many: the width of a grouped convolution's groups, else 1.
+        members: every layer that has a part in them, the layer itself first.
     """
 
     layer: str
     channels: int
-    followers: tuple[str, ...]
-    consumers: tuple[str, ...]
+    unit: int
+    members: tuple[GroupMember, ...]
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """Other layers that lose channels of their output: BatchNorms, depthwise ones, partners of a residual sum."""
+        return tuple(member.layer for member in self.members[1:] if member.side == "out")
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Layers that lose channels of their input."""
+        return tuple(member.layer for member in self.members if member.side == "in")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coupling:
+    """A group as the graph has it, prunable or not.
+
+    Attributes:
+        group: its channels and members.
+        obstacle: why its channels cannot go, as a clause about them; empty where they can.
+        inner: they stay inside their block: no sum, no concatenation, no linear layer, and something made them of
+            channels, not of the image.
+        spatial: another convolution with a kernel above 1 works on them.
+    """
+
+    group: ChannelGroup
+    obstacle: str
+    inner: bool
+    spatial: bool
+
+
+@dataclass(slots=True)
+class _Finding:
+    """What is collected while the graph is walked from one layer."""
+
+    unit: int = 1
+    obstacle: str = ""
+    inner: bool = True
+    parts: dict[tuple[str, Side], dict[int, int]] = field(default_factory=dict)
 
 
 class DependencyGraph:
@@ -44,16 +103,17 @@ class DependencyGraph:
         InputError: torch-pruning cannot trace the network.
 
     Attributes:
-        network: the private copy, which ``remove`` prunes.
+        network: the private copy, in evaluation mode.
     """
 
     def __init__(self, network: nn.Module, *, image_size: int) -> None:
         self.network = copy.deepcopy(network).eval()
         self._modules = dict(self.network.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
+        self._parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
         example = torch.zeros(1, 3, image_size, image_size)
         with warnings.catch_warnings(), torch.enable_grad():
-            # It warns of parameters that no module owns (ConvNeXt's layer scale), which no group here touches.
+            # It warns of parameters that no module owns (ConvNeXt's layer scale), whose channels are left alone here.
             warnings.simplefilter("ignore")
             for parameter in self.network.parameters():
                 parameter.requires_grad_(True)
@@ -66,81 +126,128 @@ class DependencyGraph:
                     "a network of another family, such as mobilenet_v3_small",
                 ) from None
 
-    def inner_group(self, layer: str) -> ChannelGroup | None:
-        """The group that a convolution's output channels form, or None when they leave their block."""
-        root = self._modules[layer]
-        assert isinstance(root, nn.Conv2d)
-        if root not in self._graph.module2node or not self._graph.module2node[root].inputs or root.groups > 1:
-            return None  # never called, the stem, or a depthwise convolution, which belongs to the group of its input
-        members = [dependency for dependency, _ in self._members(layer, list(range(root.out_channels)))]
-        if any(self._leaves_block(dependency.target) for dependency in members):
-            return None
-        followers: list[str] = []
-        consumers: list[str] = []
-        spatial = False
-        for dependency in members:
-            name = self._names.get(dependency.target.module)
-            if name is None or name == layer:
+    def couplings(self) -> Iterator[Coupling]:
+        """Every set of channels that convolutions and linear layers make, each once, in network order."""
+        claimed: set[str] = set()
+        for name, module in self._modules.items():
+            if name in claimed or module not in self._graph.module2node or not _makes_channels(module):
                 continue
-            module = self._modules[name]
-            convolution = isinstance(module, nn.Conv2d)
-            spatial = spatial or (convolution and max(module.kernel_size) > 1)
-            reads = convolution and dependency.handler.__name__ == "prune_in_channels" and not _is_depthwise(module)
-            (consumers if reads else followers).append(name)
-        if not spatial or not consumers or set(consumers) & set(followers):
-            return None  # a convolution that is called twice may read its own channels
-        return ChannelGroup(
-            layer=layer,
-            channels=root.out_channels,
-            followers=tuple(dict.fromkeys(followers)),
-            consumers=tuple(dict.fromkeys(consumers)),
+            coupling = self._follow(name)
+            members = coupling.group.members
+            claimed.update(member.layer for member in members if member.side == "out")
+            yield coupling
+
+    def _follow(self, layer: str) -> Coupling:
+        found = _Finding()
+        channels = _width(self._modules[layer])
+        pending, asked = [(layer, "out")], set()
+        while pending:
+            name, side = pending.pop()
+            if (name, side) in asked:
+                continue
+            asked.add((name, side))
+            for item in self._members(name, side):
+                grouped = self._collect(found, item)
+                # A grouped convolution ties what it makes to what it reads, which the graph does not know.
+                pending += [(grouped, "out"), (grouped, "in")] if grouped else []
+        members = []
+        for (name, side), roots in found.parts.items():
+            if side == "in" and _is_grouped(self._modules[name]):
+                continue  # its outputs stand for both
+            indices = tuple(sorted(roots))
+            members.append(
+                GroupMember(layer=name, side=side, indices=indices, roots=tuple(roots[index] for index in indices))
+            )
+        members.sort(key=lambda member: (member.layer, member.side) != (layer, "out"))  # a stable sort: the rest stays
+        group = ChannelGroup(layer=layer, channels=channels, unit=found.unit, members=tuple(members))
+        obstacle = found.obstacle
+        if not obstacle and not group.consumers:
+            obstacle = "no layer reads them: they are what the network answers"
+        if not obstacle and channels <= found.unit:
+            obstacle = "there is only one of them"
+        return Coupling(
+            group=group,
+            obstacle=obstacle,
+            inner=found.inner and bool(self._graph.module2node[self._modules[layer]].inputs),
+            spatial=any(
+                isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+                for module in (self._modules[member.layer] for member in group.members[1:])
+            ),
         )
 
-    def remove(self, layer: str, channels: list[int]) -> None:
-        """Remove output channels of a convolution, and what depends on them, from the private copy.
-
-        Raises:
-            ValueError: torch-pruning refuses, because nothing would be left of a layer.
-        """
-        group = self._members(layer, channels)
-        if not self._graph.check_pruning_group(group):
-            raise ValueError(f"{layer}: removing {len(channels)} channels would leave a layer without any")
-        group.prune()
-
-    def check(self, image_size: int) -> None:
-        """Run the private copy once.
-
-        Raises:
-            InputError: its code holds on to channel counts that are no longer true.
-        """
-        try:
-            with torch.no_grad():
-                self.network(torch.zeros(1, 3, image_size, image_size))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"The network does not run with fewer channels ({reason}).",
-                "read channel counts from tensors in `forward`, or name those modules in prune.protect",
-            ) from None
-
-    def _members(self, layer: str, channels: list[int]) -> Any:
-        return self._graph.get_pruning_group(self._modules[layer], torch_pruning.prune_conv_out_channels, channels)
-
-    def _leaves_block(self, node: Any) -> bool:
-        module = node.module
+    def _collect(self, found: _Finding, item: Any) -> str | None:
+        """Take one item of a group in; returns the name of a grouped convolution, whose other side is to be asked."""
+        module, name = item.dep.target.module, self._names.get(item.dep.target.module)
         if isinstance(module, nn.Parameter):
-            return True  # a learned scale outside any layer, which a checkpoint could not rebuild
-        if module not in self._names:
+            found.obstacle = f"{self._parameters.get(id(module), 'a parameter')} scales them outside any layer"
+        elif name is None:
             # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must
             # agree with it.
-            return any(part in str(node.name) for part in ("AddBackward", "SubBackward", "_ConcatOp", "_SplitOp"))
-        if isinstance(module, nn.Conv2d):
-            # The stem comes into it where squeeze-excite gates its channels, in a block without expansion. A grouped
-            # convolution ties channels across its groups.
-            return not node.inputs or (module.groups > 1 and not _is_depthwise(module))
-        # BatchNorm goes along, and so does what holds no numbers; a checkpoint can rebuild nothing else.
-        return not isinstance(module, nn.BatchNorm2d) and bool(module.state_dict())
+            found.inner &= not any(part in str(item.dep.target.name) for part in _JOINTS)
+        elif isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+            found.inner &= not isinstance(module, nn.Linear)
+            found.inner &= not isinstance(module, nn.Conv2d) or bool(item.dep.target.inputs)
+            self._add(found, name, _side(module, item.dep.handler), item)
+            if _is_grouped(module):
+                return self._bind(found, name)
+        elif module.state_dict():
+            found.obstacle = f"{name} ({type(module).__name__}) is no layer that can lose channels one by one"
+        return None
+
+    def _add(self, found: _Finding, name: str, side: Side, item: Any) -> None:
+        roots = found.parts.setdefault((name, side), {})
+        for index, root in zip(item.idxs, item.root_idxs, strict=True):
+            if roots.setdefault(int(index), int(root)) != int(root):
+                found.obstacle = f"{name} mixes one with another"
+
+    def _bind(self, found: _Finding, name: str) -> str | None:
+        """Let a grouped convolution's groups go as wholes; returns its name when that is possible."""
+        module = self._modules[name]
+        assert isinstance(module, nn.Conv2d)
+        straight = all(
+            index == root
+            for side in ("out", "in")
+            for index, root in found.parts.get((name, side), {}).items()
+        )
+        if module.in_channels != module.out_channels or not straight:
+            found.obstacle = f"{name} is a convolution in groups that does not keep their number or order"
+            return None
+        found.unit = math.lcm(found.unit, module.in_channels // module.groups)
+        return name
+
+    def _members(self, layer: str, side: str) -> Any:
+        module = self._modules[layer]
+        pruner = self._graph.get_pruner_of_module(module)
+        function, count = pruner.prune_out_channels, _width(module)
+        if side == "in":
+            assert isinstance(module, nn.Conv2d)
+            function, count = pruner.prune_in_channels, module.in_channels
+        return self._graph.get_pruning_group(module, function, list(range(count)))
+
+
+# torch-pruning's names for what joins or divides channels of several layers.
+_JOINTS = ("AddBackward", "SubBackward", "_ConcatOp", "_SplitOp", "_SliceOp", "_OutputOp")
+
+
+def _makes_channels(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module)
+
+
+def _width(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    assert isinstance(module, nn.Conv2d)
+    return module.out_channels
+
+
+def _side(module: nn.Module, handler: Any) -> Side:
+    reads = isinstance(module, nn.Conv2d | nn.Linear) and handler.__name__ == "prune_in_channels"
+    return "in" if reads and not _is_depthwise(module) else "out"
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module)

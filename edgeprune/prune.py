@@ -6,12 +6,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from edgeprune.dependencies import ChannelGroup, DependencyGraph
+from edgeprune.dependencies import ChannelGroup
+from edgeprune.errors import InputError
+from edgeprune.masking import cut_groups
 from edgeprune.results import ChannelPlan
-from edgeprune.zoo import Channels, read_channels, resize_channels
+from edgeprune.zoo import Channels, cut_channels, read_channels, resize_channels
 
 
-def remove_channels(network: nn.Module, plan: ChannelPlan, *, image_size: int) -> nn.Module:
+def remove_channels(
+    network: nn.Module, groups: Iterable[ChannelGroup], plan: ChannelPlan, *, image_size: int
+) -> nn.Module:
     """Remove a plan's channels and everything that depends on them.
 
     In evaluation mode the result computes what the full network computes with those channels set to zero at the input
@@ -19,6 +23,7 @@ def remove_channels(network: nn.Module, plan: ChannelPlan, *, image_size: int) -
 
     Args:
         network: the network that the plan was made for; not changed.
+        groups: its census.
         plan: channels to keep, per group.
         image_size: height and width of the input, pixels.
 
@@ -26,15 +31,25 @@ def remove_channels(network: nn.Module, plan: ChannelPlan, *, image_size: int) -
         A smaller copy in evaluation mode.
 
     Raises:
+        ValueError: nothing would be left of a layer.
         InputError: the network's own code holds on to channel counts and does not run with fewer.
     """
-    graph = DependencyGraph(network, image_size=image_size)
     for group in plan.groups:
-        gone = sorted(set(range(group.channels)) - set(group.kept))
-        if gone:
-            graph.remove(group.layer, gone)
-    graph.check(image_size)
-    return graph.network
+        if not group.kept:
+            raise ValueError(f"{group.layer}: removing {group.channels} channels would leave a layer without any")
+    gone = {group.layer: set(range(group.channels)) - set(group.kept) for group in plan.groups}
+    made, read = cut_groups(groups, gone)
+    small = cut_channels(network, made=made, read=read).eval()
+    try:
+        with torch.no_grad():
+            small(torch.zeros(1, 3, image_size, image_size))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"The network does not run with fewer channels ({reason}).",
+            "read channel counts from tensors in `forward`, or name those modules in prune.protect",
+        ) from None
+    return small
 
 
 def pad_channels(network: nn.Module, groups: Iterable[ChannelGroup], *, multiple: int) -> nn.Module:
@@ -57,16 +72,34 @@ def pad_channels(network: nn.Module, groups: Iterable[ChannelGroup], *, multiple
     wanted = {name: dict(counts) for name, counts in before.items()}
     for group in groups:
         extra = -group.channels % multiple
-        for name in (group.layer, *group.followers, *group.consumers):
-            _widen(wanted[name], extra, reads_only=name in group.consumers)
+        if not _can_grow(group, before):
+            continue
+        for member in group.members:
+            _widen(wanted[member.layer], extra, reads_only=member.side == "in")
     resize_channels(padded, {name: counts for name, counts in wanted.items() if counts != before[name]})
     padded.load_state_dict(_embed(network.state_dict(), padded.state_dict()))
     return padded
 
 
+def _can_grow(group: ChannelGroup, counts: dict[str, Channels]) -> bool:
+    # Behind a concatenation or a flattened map new channels would have to come in between.
+    return group.unit == 1 and all(
+        member.indices == member.roots and group.channels == _channels_of(counts[member.layer], member.side)
+        for member in group.members
+    )
+
+
+def _channels_of(counts: Channels, side: str) -> int:
+    if "num_features" in counts:
+        return counts["num_features"]
+    return counts[f"{side}_features" if "in_features" in counts else f"{side}_channels"]
+
+
 def _widen(counts: Channels, extra: int, *, reads_only: bool) -> None:
     if "num_features" in counts:
         counts["num_features"] += extra
+    elif "in_features" in counts:
+        counts["in_features" if reads_only else "out_features"] += extra
     elif reads_only:
         counts["in_channels"] += extra
     else:

@@ -81,7 +81,7 @@ def test_what_goes_with_a_channel_costs_nothing_afterwards(reference: nn.Module)
         align=1,
     )
     before = audit_cost(reference, image_size=96)
-    after = audit_cost(remove_channels(reference, plan, image_size=96), image_size=96)
+    after = audit_cost(remove_channels(reference, groups, plan, image_size=96), image_size=96)
     assert before.params - after.params == 16 + 9 + 24 + 4
     # The expansion works at 24 x 24 pixels, depthwise and projection at 12 x 12.
     conv = before.macs_by_operator["conv"] - after.macs_by_operator["conv"]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINS = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 TARGETS = (
-    *("help", "setup", "train", "prune", "audit", "export", "verify", "list"),
+    *("help", "setup", "train", "census", "sensitivity", "prune", "audit", "export", "verify", "list"),
     *("check", "format-check", "lint", "types", "layers", "test", "test-long", "format", "clean", "distclean"),
 )
 
@@ -135,6 +135,7 @@ def test_clean_spares_runs_journal_and_baselines(tmp_path: Path) -> None:
     removed = [
         "models/elpv96-s60/a",
         "models/elpv96-s60_5/a",
+        "models/elpv96-sensitivity/a",
         "exports/elpv96-s60/a",
         ".cache/a",
         "edgeprune/__pycache__/a",

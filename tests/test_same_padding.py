@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgeprune.errors import InputError
 from edgeprune.zoo import NetworkSpec, SameConv2d, build_network
 from edgeprune.zoo.same_padding import use_same_padding
 
@@ -105,6 +106,39 @@ def test_parameters_and_their_names_stay() -> None:
         name for name, module in plain.named_modules() if isinstance(module, nn.Conv2d) and max(module.stride) > 1
     }
     assert replaced == strided != set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_lite0", "ghostnet_100", "fbnetc_100",
+     "tinynet_e", "repvgg_a0", "resnet10t"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [64, 75])
+def test_timms_networks_can_be_padded_so(name: str, size: int) -> None:
+    """Branches that meet again (RepVGG's 3 x 3 beside its 1 x 1) agree in size at odd sizes too."""
+    network = build_network(NetworkSpec(network=f"timm/{name}", num_classes=2, image_size=size, pad="same"))
+    left = [
+        each
+        for each in network.modules()
+        if isinstance(each, nn.Conv2d) and max(each.stride) > 1 and each.padding != (0, 0)
+    ]
+    assert left == []
+    assert any(isinstance(each, SameConv2d) for each in network.modules())
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, size, size)).shape == (2, 2)
+
+
+def test_a_convolution_that_computes_more_is_refused_by_name() -> None:
+    """Weight standardisation would be lost, or the padding silently stay."""
+    with pytest.raises(InputError, match=r"model\.pad = 'same' cannot replace stem\.conv, a ScaledStdConv2d"):
+        build_network(NetworkSpec(network="timm/nf_resnet26", num_classes=2, image_size=64, pad="same"))
+
+
+def test_a_convolution_with_two_names_stays_one() -> None:
+    shared = nn.Conv2d(3, 3, 3, 2, 1)
+    network = use_same_padding(nn.Sequential(shared, nn.Sequential(shared)))
+    assert type(network[0]) is SameConv2d
+    assert network[0] is network[1][0]
 
 
 def test_bias_groups_and_dilation_survive_the_replacement() -> None:

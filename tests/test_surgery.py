@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ MORE_FAMILIES = ("alexnet", "densenet121", "efficientnet_v2_s", "googlenet", "mo
 Disturbed = Callable[..., nn.Module]
 
 
-def groups_of(network: nn.Module, size: int = SIZE) -> tuple[ChannelGroup, ...]:
-    return find_groups(network, image_size=size, scope="expand", protect=())
+def groups_of(network: nn.Module, scope: str = "expand", size: int = SIZE) -> tuple[ChannelGroup, ...]:
+    return find_groups(network, image_size=size, scope=scope, protect=())
 
 
 def random_plan(groups: Iterable[ChannelGroup], seed: int, most: float = 1.0) -> ChannelPlan:
@@ -36,10 +37,12 @@ def random_plan(groups: Iterable[ChannelGroup], seed: int, most: float = 1.0) ->
     plans = []
     for group in groups:
         gone = torch.rand(1, generator=generator).item() * most * 1.2
-        kept = torch.rand(group.channels, generator=generator) >= gone
-        kept[torch.randint(group.channels, (1,), generator=generator)] = True
+        units = group.channels // group.unit
+        kept = torch.rand(units, generator=generator) >= gone
+        kept[torch.randint(units, (1,), generator=generator)] = True
         if torch.rand(1, generator=generator) < 0.15:
             kept[:] = True
+        kept = kept.repeat_interleave(group.unit)
         plans.append(
             GroupPlan(layer=group.layer, channels=group.channels, kept=tuple(kept.nonzero().flatten().tolist()))
         )
@@ -58,13 +61,20 @@ def masked_logits(network: nn.Module, groups: Iterable[ChannelGroup], plan: Chan
     network = copy.deepcopy(network).double()
     kept = {group.layer: set(group.kept) for group in plan.groups}
     for group in groups:
-        gone = torch.tensor(sorted(set(range(group.channels)) - kept[group.layer]), dtype=torch.long)
-        for name in group.consumers:
-            network.get_submodule(name).register_forward_pre_hook(
-                lambda _, inputs, gone=gone: (inputs[0].index_fill(1, gone, 0.0),)
-            )
+        for member in group.members:
+            if member.side == "in":
+                reader = network.get_submodule(member.layer)
+                gone = [
+                    i for i, root in zip(member.indices, member.roots, strict=True) if root not in kept[group.layer]
+                ]
+                reader.register_forward_pre_hook(partial(set_to_zero, gone=gone))
     with torch.no_grad():
         return network(images)
+
+
+def set_to_zero(reader: nn.Module, inputs: tuple[Tensor], *, gone: list[int]) -> tuple[Tensor]:
+    axis = -1 if isinstance(reader, nn.Linear) else 1
+    return (inputs[0].index_fill(axis, torch.tensor(gone, dtype=torch.long), 0.0),)
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -75,16 +85,17 @@ def photographs(seed: int = 0, size: int = SIZE) -> Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
-def check_surgery(network: nn.Module, seed: int) -> None:
-    groups = groups_of(network)
+def check_surgery(network: nn.Module, seed: int, scope: str = "expand") -> None:
+    groups = groups_of(network, scope)
     plan = random_plan(groups, seed)
-    small = remove_channels(network, plan, image_size=SIZE)
+    small = remove_channels(network, groups, plan, image_size=SIZE)
     images = photographs(seed)
     expected = masked_logits(network, groups, plan, images)
     assert difference(logits(small, images), expected) <= 1e-9
     counts = read_channels(small)
     for group in plan.groups:
-        assert counts[group.layer]["out_channels"] == len(group.kept)
+        made = counts[group.layer]
+        assert made.get("out_channels", made.get("out_features")) == len(group.kept)
 
 
 @pytest.mark.parametrize(("network", "pad"), [*zip(FAMILIES, ["torch", "same"] * 3, strict=False)])
@@ -118,7 +129,7 @@ def test_a_mask_that_is_off_by_one_channel_differs(disturbed: Disturbed, network
     full = disturbed(network)
     groups = groups_of(full)
     plan = random_plan(groups, seed=4, most=0.5)
-    small = remove_channels(full, plan, image_size=SIZE)
+    small = remove_channels(full, groups, plan, image_size=SIZE)
     last = plan.groups[-1]
     gone = sorted(set(range(last.channels)) - set(last.kept))
     wrong = replace(last, kept=tuple(sorted({*last.kept[1:], gone[0]})))
@@ -132,9 +143,12 @@ def test_a_consumer_that_is_forgotten_differs(disturbed: Disturbed) -> None:
     full = disturbed("mobilenet_v3_small")
     groups = groups_of(full)
     plan = random_plan(groups, seed=4, most=0.5)
-    projections = [replace(group, consumers=group.consumers[-1:]) for group in groups]
+    projections = [
+        replace(group, members=tuple(m for m in group.members if m.side == "out" or m.layer == group.consumers[-1]))
+        for group in groups
+    ]
     images = photographs()
-    small = logits(remove_channels(full, plan, image_size=SIZE), images)
+    small = logits(remove_channels(full, groups, plan, image_size=SIZE), images)
     assert difference(small, masked_logits(full, groups, plan, images)) <= 1e-9
     assert difference(small, masked_logits(full, projections, plan, images)) > 1e-6
 
@@ -144,7 +158,7 @@ def test_steps_add_up_to_the_whole(disturbed: Disturbed) -> None:
     full = disturbed("mobilenet_v3_small")
     groups = groups_of(full)
     first = random_plan(groups, seed=1, most=0.4)
-    half = remove_channels(full, first, image_size=SIZE)
+    half = remove_channels(full, groups, first, image_size=SIZE)
     second = random_plan(groups_of(half), seed=2, most=0.4)
     both = replace(
         first,
@@ -153,8 +167,8 @@ def test_steps_add_up_to_the_whole(disturbed: Disturbed) -> None:
             for one, two in zip(first.groups, second.groups, strict=True)
         ),
     )
-    twice = remove_channels(half, second, image_size=SIZE)
-    at_once = remove_channels(full, both, image_size=SIZE)
+    twice = remove_channels(half, groups_of(half), second, image_size=SIZE)
+    at_once = remove_channels(full, groups, both, image_size=SIZE)
     assert all(torch.equal(at_once.state_dict()[name], tensor) for name, tensor in twice.state_dict().items())
 
 
@@ -162,7 +176,7 @@ def test_surgery_leaves_its_input_alone(disturbed: Disturbed) -> None:
     full = disturbed("mobilenet_v3_small").train()
     before = {name: tensor.clone() for name, tensor in full.state_dict().items()}
     channels = read_channels(full)
-    small = remove_channels(full, random_plan(groups_of(full), seed=0), image_size=SIZE)
+    small = remove_channels(full, groups_of(full), random_plan(groups_of(full), seed=0), image_size=SIZE)
     assert read_channels(full) == channels != read_channels(small)
     assert full.training
     assert not small.training
@@ -186,7 +200,8 @@ def test_a_plan_that_keeps_everything_changes_nothing(disturbed: Disturbed) -> N
         importance="l1_norm",
         align=8,
     )
-    assert torch.equal(logits(remove_channels(full, plan, image_size=SIZE), photographs()), logits(full, photographs()))
+    same = remove_channels(full, groups_of(full), plan, image_size=SIZE)
+    assert torch.equal(logits(same, photographs()), logits(full, photographs()))
 
 
 def test_a_layer_can_be_left_with_a_single_channel(disturbed: Disturbed) -> None:
@@ -195,16 +210,17 @@ def test_a_layer_can_be_left_with_a_single_channel(disturbed: Disturbed) -> None
     plan = random_plan(groups, seed=0)
     plan = replace(plan, groups=tuple(replace(group, kept=(3,)) for group in plan.groups))
     images = photographs()
-    small = logits(remove_channels(full, plan, image_size=SIZE), images)
+    small = logits(remove_channels(full, groups, plan, image_size=SIZE), images)
     assert difference(small, masked_logits(full, groups, plan, images)) <= 1e-9
 
 
 def test_removing_every_channel_of_a_layer_is_refused(disturbed: Disturbed) -> None:
     full = disturbed("mobilenet_v3_small")
-    plan = random_plan(groups_of(full), seed=0)
+    groups = groups_of(full)
+    plan = random_plan(groups, seed=0)
     plan = replace(plan, groups=(replace(plan.groups[0], kept=()), *plan.groups[1:]))
     with pytest.raises(ValueError, match=r"features\.2\.block\.0\.0: removing 72 channels"):
-        remove_channels(full, plan, image_size=SIZE)
+        remove_channels(full, groups, plan, image_size=SIZE)
 
 
 def test_ten_percent_by_l1_norm_of_the_reference_network_is_228_channels_less(reference: nn.Module) -> None:
@@ -214,7 +230,7 @@ def test_ten_percent_by_l1_norm_of_the_reference_network_is_228_channels_less(re
         groups = find_groups(network, image_size=96, scope="expand", protect=("features.1", "features.2", "features.3"))
         scores = score_channels(network, groups, importance="l1_norm")
         plan = choose_channels(scores, target=target, prunable=2280, importance="l1_norm", align=1)
-        network = remove_channels(network, plan, image_size=96)
+        network = remove_channels(network, groups, plan, image_size=96)
         removed.append((plan.removed_now, plan.achieved))
     assert removed == [(228, 0.1), (228, 0.2), (228, 0.3), (228, 0.4)]
     assert audit_cost(network, image_size=96).params < 1_519_906
@@ -232,7 +248,7 @@ def test_ten_percent_by_l1_norm_of_the_reference_network_is_228_channels_less(re
 def test_padding_with_zero_channels_changes_no_output(disturbed: Disturbed, network: str, pad: str) -> None:
     """So a run with `align: 1`, faithful to the log, still gets the fast kernels."""
     full = disturbed(network, pad=pad)
-    small = remove_channels(full, random_plan(groups_of(full), seed=5, most=0.6), image_size=SIZE)
+    small = remove_channels(full, groups_of(full), random_plan(groups_of(full), seed=5, most=0.6), image_size=SIZE)
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     groups = groups_of(small)
     assert any(group.channels % 4 for group in groups)
@@ -256,7 +272,7 @@ def test_what_is_aligned_already_is_not_padded(disturbed: Disturbed) -> None:
 
 def test_added_channels_are_zero_wherever_they_are_made_and_read(disturbed: Disturbed) -> None:
     full = disturbed("mobilenet_v3_small")
-    small = remove_channels(full, random_plan(groups_of(full), seed=5, most=0.6), image_size=SIZE)
+    small = remove_channels(full, groups_of(full), random_plan(groups_of(full), seed=5, most=0.6), image_size=SIZE)
     groups = groups_of(small)
     padded = pad_channels(small, groups, multiple=32)
     for group in groups:

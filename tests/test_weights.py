@@ -1,6 +1,7 @@
-"""Initial weights: from a file, from torchvision's own loader, or none; what does not fit or run is refused."""
+"""Initial weights: from a file, from torchvision's or timm's loader, or none; what does not fit or run is refused."""
 
 import hashlib
+import importlib
 import io
 import pickle
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as serialise
 from safetensors.torch import save_file
 from torch import nn
 
@@ -316,3 +318,173 @@ def test_torchvisions_weights_are_for_torchvisions_networks() -> None:
     spec = NetworkSpec(network="package.module:function", num_classes=2, image_size=64)
     with pytest.raises(InputError, match=r"is torchvision's, but model\.network = 'package\.module:function' is not"):
         load_initial_weights(fresh(), spec=spec, weights="IMAGENET1K_V1")
+
+
+# ----------------------------------------------------------------------------------------------------- from timm
+
+TIMM = NetworkSpec(network="timm/mobilenetv3_small_050", num_classes=2, image_size=64)
+TIMM_HEAD = {"classifier.weight", "classifier.bias"}
+
+
+@pytest.fixture
+def timms() -> nn.Module:
+    """timm's own network with 1000 classes, where every number counts."""
+    torchvision_models()  # before timm imports it
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network: nn.Module = importlib.import_module("timm").create_model("mobilenetv3_small_050").eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+    return network
+
+
+def features(network: nn.Module) -> torch.Tensor:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        # Both are timm's class: what its head is given.
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+
+
+def test_a_file_with_timms_names_is_loaded(timms: nn.Module, tmp_path: Path) -> None:
+    """timm calls it `bn1.weight`; here BatchNorm and activation are two layers."""
+    save_file(timms.state_dict(), tmp_path / "w.safetensors")
+    network = fresh(TIMM)
+    head = {name: network.state_dict()[name].clone() for name in TIMM_HEAD}
+    initial = load_initial_weights(network, spec=TIMM, weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(features(network), features(timms))
+    assert features(network).any()
+    assert all(torch.equal(network.state_dict()[name], head[name]) for name in TIMM_HEAD)
+    assert initial.description.endswith("; fresh head classifier")
+
+
+def test_a_folder_of_ours_fits_a_network_of_timms(tmp_path: Path) -> None:
+    network = fresh(TIMM)
+    nn.init.ones_(network.bn1.norm.weight.data)
+    network.bn1.norm.weight.data += 1
+    save_checkpoint(
+        tmp_path / "own", Checkpoint(network=network, spec=TIMM, classes=("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    )
+    other = fresh(TIMM)
+    load_initial_weights(other, spec=TIMM, weights=str(tmp_path / "own"))
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_a_file_that_does_not_fit_a_network_of_timms_is_named(timms: nn.Module, tmp_path: Path) -> None:
+    state = dict(timms.state_dict())
+    del state["bn1.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"bn1\.norm\.weight is missing, the network has \(16,\)"):
+        load_initial_weights(fresh(TIMM), spec=TIMM, weights=str(tmp_path / "w.safetensors"))
+
+
+class Hub(SimpleHTTPRequestHandler):
+    """Answers for files as huggingface.co does: with a revision and a hash."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def end_headers(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if path.is_file():
+            self.send_header("ETag", f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        super().end_headers()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in the place of huggingface.co."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(folder)))
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    address = f"http://127.0.0.1:{httpd.server_port}"
+    constants = importlib.import_module("huggingface_hub.constants")
+    # The client reads its environment at import only.
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield folder
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def put_on_hub(hub: Path, content: bytes, name: str = "model.safetensors", tag: str = "lamb_in1k") -> None:
+    folder = hub / "timm" / f"mobilenetv3_small_050.{tag}" / "resolve" / "main"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("weights", ["lamb_in1k", "DEFAULT"])
+def test_timms_weights_are_downloaded_and_loaded(
+    hub: Path, timms: nn.Module, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_hub(hub, serialise(timms.state_dict()))
+    network = fresh(TIMM)
+    state = torch.random.get_rng_state()
+    initial = load_initial_weights(network, spec=TIMM, weights=weights)
+    assert torch.equal(features(network), features(timms))
+    assert initial.description == ("timm mobilenetv3_small_050.lamb_in1k (license apache-2.0); fresh head classifier")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert capsys.readouterr().out == ""
+
+
+def test_timms_weights_for_as_many_classes_keep_their_head(hub: Path, timms: nn.Module) -> None:
+    put_on_hub(hub, serialise(timms.state_dict()))
+    spec = NetworkSpec(network=TIMM.network, num_classes=1000, image_size=64)
+    network = fresh(spec)
+    assert "fresh head" not in load_initial_weights(network, spec=spec, weights="lamb_in1k").description
+    assert torch.equal(network.classifier.weight, timms.classifier.weight)
+
+
+@pytest.mark.parametrize("wrap", [saved, pickle.dumps], ids=["zip", "pickle"])
+def test_weights_of_timms_that_would_run_code_are_refused(
+    hub: Path, tmp_path: Path, wrap: Callable[[object], bytes]
+) -> None:
+    put_on_hub(hub, wrap({"conv_stem.weight": Malicious(tmp_path / "ran")}), name="pytorch_model.bin")
+    with pytest.raises(EdgepruneError, match=r"weights lamb_in1k of timm/mobilenetv3_small_050 could not be loaded"):
+        load_initial_weights(fresh(TIMM), spec=TIMM, weights="lamb_in1k")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>login</html>", None], ids=["empty", "page", "absent"])
+def test_what_is_no_file_of_weights_is_an_error_with_its_address(hub: Path, content: bytes | None) -> None:
+    if content is not None:
+        put_on_hub(hub, content)
+    network = fresh(TIMM)
+    with pytest.raises(
+        EdgepruneError, match=r"from huggingface\.co/timm/mobilenetv3_small_050\.lamb_in1k: \S"
+    ) as caught:
+        load_initial_weights(network, spec=TIMM, weights="lamb_in1k")
+    assert "--weights none" in caught.value.remedy
+    assert equal_names(network, dict(fresh(TIMM).state_dict())) == set(network.state_dict())
+
+
+def test_a_file_of_another_network_at_timms_address_is_refused(hub: Path, trained: dict[str, torch.Tensor]) -> None:
+    put_on_hub(hub, serialise(trained))
+    with pytest.raises(EdgepruneError, match=r"could not be loaded from .*: Error"):
+        load_initial_weights(fresh(TIMM), spec=TIMM, weights="lamb_in1k")
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "in1k"])
+def test_an_unknown_tag_lists_timms(weights: str) -> None:
+    with pytest.raises(
+        InputError, match=f"'{weights}' is not among timm's weights for mobilenetv3_small_050"
+    ) as caught:
+        load_initial_weights(fresh(TIMM), spec=TIMM, weights=weights)
+    assert caught.value.remedy == "one of: lamb_in1k, none; or the path of a .safetensors file"
+
+
+def test_a_network_that_timm_has_no_weights_for_says_so() -> None:
+    spec = NetworkSpec(network="timm/mobilenetv3_small_bogus", num_classes=2, image_size=64)
+    with pytest.raises(InputError, match="is not one of timm's"):
+        load_initial_weights(nn.Linear(2, 2), spec=spec, weights="DEFAULT")
+    spec = NetworkSpec(network="timm/botnet50ts_256", num_classes=2, image_size=64)
+    with pytest.raises(InputError, match="'DEFAULT' is not among timm's weights for botnet50ts_256") as caught:
+        load_initial_weights(nn.Linear(2, 2), spec=spec, weights="DEFAULT")
+    assert caught.value.remedy == "one of: none; or the path of a .safetensors file"

@@ -1,6 +1,7 @@
 """Networks by name, and checkpoints that come back bit for bit or are refused, and never run anything."""
 
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.errors import InputError
+from edgeprune.dependencies import ChannelGroup
+from edgeprune.errors import InputError, MissingExtraError
 from edgeprune.plan import find_groups
 from edgeprune.prune import remove_channels
+from edgeprune.quantise.fold import fold_batchnorm
 from edgeprune.results import ChannelPlan, GroupPlan
 from edgeprune.zoo import (
     Checkpoint,
@@ -25,11 +28,23 @@ from edgeprune.zoo import (
     read_channels,
     resize_channels,
     save_checkpoint,
+    torchvision_models,
 )
+from edgeprune.zoo.timm_layers import use_plain_layers
 
 SIZE = 64
+TIMM = (
+    "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_lite0", "ghostnet_100", "fbnetc_100", "tinynet_e",
+    "repvgg_a0", "resnet10t",
+)  # fmt: skip
 FAMILIES = ("mobilenet_v3_small", "mobilenet_v2", "efficientnet_b0", "resnet18", "mnasnet0_5")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def timm() -> Any:
+    torchvision_models()  # before timm imports it
+    return importlib.import_module("timm")
+
 
 OWN_MODULE = """
 import torch
@@ -57,20 +72,22 @@ def wrong(num_classes):
 """
 
 
-def prune_half(network: nn.Module) -> nn.Module:
+def prune_half(network: nn.Module, scope: str = "expand") -> nn.Module:
     """Every second channel of every group, and an odd number of them."""
-    groups = find_groups(network, image_size=SIZE, scope="expand", protect=())
+    groups = find_groups(network, image_size=SIZE, scope=scope, protect=())
+
+    def kept(group: ChannelGroup) -> tuple[int, ...]:
+        units = range(1, group.channels // group.unit, 2)[:-1] or [0]
+        return tuple(unit * group.unit + channel for unit in units for channel in range(group.unit))
+
     plan = ChannelPlan(
         target=0.5,
         prunable=sum(group.channels for group in groups),
-        groups=tuple(
-            GroupPlan(layer=group.layer, channels=group.channels, kept=tuple(range(1, group.channels, 2))[:-1])
-            for group in groups
-        ),
+        groups=tuple(GroupPlan(layer=group.layer, channels=group.channels, kept=kept(group)) for group in groups),
         importance="l1_norm",
         align=1,
     )
-    return remove_channels(network, plan, image_size=SIZE)
+    return remove_channels(network, groups, plan, image_size=SIZE)
 
 
 def wrap(network: nn.Module, name: str, pad: str = "torch") -> Checkpoint:
@@ -128,6 +145,75 @@ def test_what_is_no_classifier_is_refused(name: str) -> None:
 def test_networks_with_auxiliary_heads_return_logits_in_training_too(name: str) -> None:
     network = build_network(NetworkSpec(network=name, num_classes=3, image_size=96)).train()
     assert network(torch.zeros(2, 3, 96, 96)).shape == (2, 3)
+
+
+def test_a_name_without_its_prefix_is_found_at_timm() -> None:
+    with pytest.raises(InputError, match="'mobilenetv4_conv_small' is not one of torchvision's") as caught:
+        build_network(NetworkSpec(network="mobilenetv4_conv_small", num_classes=2, image_size=SIZE))
+    assert caught.value.remedy.startswith("timm/mobilenetv4_conv_small or ")
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_networks_compute_what_timm_says(name: str) -> None:
+    """To the bit, though BatchNorm and activation are taken apart."""
+    torch.manual_seed(0)
+    ours = build_network(NetworkSpec(network=f"timm/{name}", num_classes=3, image_size=SIZE))
+    torch.manual_seed(0)
+    theirs = timm().create_model(name, num_classes=3).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+    assert ours(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_networks_consist_of_torchs_layers(name: str) -> None:
+    """A BatchNorm with an activation inside would be folded, observed and counted as a BatchNorm alone."""
+    network = build_network(NetworkSpec(network=f"timm/{name}", num_classes=2, image_size=SIZE))
+    holders = [module for module in network.modules() if list(module.parameters(recurse=False))]
+    assert {type(module) for module in holders} <= {nn.Conv2d, nn.Linear, nn.BatchNorm2d}
+    folded = fold_batchnorm(network)
+    images = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network(images), rtol=1e-3, atol=2e-3)
+
+
+def test_a_layer_with_two_names_stays_one_layer() -> None:
+    """A stage that is run twice has its weights once, before and after its layers are exchanged."""
+    layers = timm().layers
+    shared = nn.Sequential(nn.Conv2d(3, 3, 1), layers.BatchNormAct2d(3, act_layer=nn.SiLU))
+    network = use_plain_layers(nn.Sequential(shared, nn.Sequential(shared[0], shared[1])), layers)
+    assert network[0][1] is network[1][1]
+    assert [type(part) for part in network[0][1]] == [nn.BatchNorm2d, nn.SiLU]
+    assert len(list(network.parameters())) == 4
+
+
+def test_an_unknown_timm_network_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"'timm/mobilenetv4_small' is not one of timm's \d+ networks") as caught:
+        build_network(NetworkSpec(network="timm/mobilenetv4_small", num_classes=2, image_size=SIZE))
+    assert "timm/mobilenetv4_conv_small" in caught.value.remedy
+
+
+def test_a_timm_network_with_a_tag_is_told_to_name_it_as_weights() -> None:
+    with pytest.raises(InputError) as caught:
+        build_network(NetworkSpec(network="timm/resnet10t.c3_in1k", num_classes=2, image_size=SIZE))
+    assert caught.value.remedy == "network: timm/resnet10t, and weights: c3_in1k"
+
+
+def test_a_timm_network_that_does_not_fit_the_images_is_named() -> None:
+    with pytest.raises(InputError, match=r"'timm/xcit_nano_12_p8_224' cannot be built for 2 classes at 100 x 100"):
+        build_network(NetworkSpec(network="timm/xcit_nano_12_p8_224", num_classes=2, image_size=100))
+
+
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingExtraError) as caught:
+        build_network(NetworkSpec(network="timm/resnet10t", num_classes=2, image_size=SIZE))
+    assert caught.value.problem == "`network: timm/resnet10t` needs the package timm, which is not installed here."
+    assert caught.value.remedy == "pip install 'edgeprune[timm]'"
+    # And whoever mistypes one of torchvision's names is not told to install anything.
+    with pytest.raises(InputError, match="is not one of torchvision's"):
+        build_network(NetworkSpec(network="resnet10t", num_classes=2, image_size=SIZE))
 
 
 @pytest.fixture
@@ -206,6 +292,28 @@ def test_more_pruned_families_come_back_bit_for_bit(
     disturbed: Callable[..., nn.Module], tmp_path: Path, name: str
 ) -> None:
     check_round_trip(prune_half(disturbed(name)), name, "torch", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "ghostnet_100" else name for name in TIMM]
+)
+def test_timms_networks_come_back_bit_for_bit_when_pruned(
+    disturbed: Callable[..., nn.Module], tmp_path: Path, name: str
+) -> None:
+    full = disturbed(f"timm/{name}", pad="same")
+    pruned = prune_half(full, scope="all")
+    assert read_channels(pruned) != read_channels(full)
+    check_round_trip(pruned, f"timm/{name}", "same", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["resnetblur18", "efficientvit_m0"])
+def test_buffers_that_no_state_dict_holds_come_back(tmp_path: Path, name: str) -> None:
+    """A blur's filter, or positions: built on the meta device, they would have no numbers."""
+    network = build_network(NetworkSpec(network=f"timm/{name}", num_classes=2, image_size=SIZE))
+    assert {key for key, _ in network.named_buffers()} - set(network.state_dict())
+    state = torch.random.get_rng_state()
+    check_round_trip(network, f"timm/{name}", "torch", tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_a_network_of_ones_own_comes_back_when_the_recipe_names_it(own_module: str, tmp_path: Path) -> None:
@@ -445,6 +553,20 @@ def test_a_checkpoint_cannot_make_us_import_code(
     monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(InputError, match=r"asks to import 'os:system', which the recipe does not name"):
         load_checkpoint(folder, own_factory=own_factory)
+
+
+@pytest.mark.parametrize(
+    "network", ["timm/hf-hub:stranger/network", "timm/local-dir:.", "timm/../resnet10t", "timm/", "timm/resnet10t.tag"]
+)
+@pytest.mark.parametrize("own_factory", [None, "same"])
+def test_a_checkpoint_names_networks_of_timms_own_list_only(
+    folder: Path, network: str, own_factory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm also builds what a stranger has put on a hub, or in a folder, and fetches it first."""
+    edit(folder, network=network)
+    monkeypatch.setattr(timm(), "create_model", None)
+    with pytest.raises(InputError, match=r"is not one of timm's|which the recipe does not name"):
+        load_checkpoint(folder, own_factory=network if own_factory else None)
 
 
 def test_loading_unpickles_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

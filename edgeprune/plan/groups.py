@@ -1,22 +1,61 @@
 """The census: the prunable channel groups of a network."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
-from edgeprune.dependencies import ChannelGroup, DependencyGraph
+from edgeprune.dependencies import ChannelGroup, Coupling, DependencyGraph
 from edgeprune.errors import InputError
+from edgeprune.masking import cut_groups, masked
+from edgeprune.zoo import cut_channels
+
+# Float64 networks of a hundred layers agree to 1e-10; a channel taken for another one shows at 1e-4 and above.
+TRIAL_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """What of a network can be pruned.
+
+    Attributes:
+        groups: in network order.
+        left_alone: layers that make channels which stay, each with the reason as a clause about those channels.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    left_alone: dict[str, str]
 
 
 def find_groups(
-    network: nn.Module, *, image_size: int, scope: Literal["expand"], protect: tuple[str, ...]
+    network: nn.Module, *, image_size: int, scope: Literal["expand", "all"], protect: tuple[str, ...]
 ) -> tuple[ChannelGroup, ...]:
-    """The prunable channel groups of a network, in network order.
+    """The prunable channel groups of a network, in network order; see ``take_census``.
+
+    Raises:
+        InputError: as ``take_census``.
+    """
+    return take_census(network, image_size=image_size, scope=scope, protect=protect).groups
+
+
+def take_census(
+    network: nn.Module, *, image_size: int, scope: Literal["expand", "all"], protect: tuple[str, ...]
+) -> Census:
+    """The prunable channel groups of a network, each proven to be one by cutting into it.
+
+    Scope ``all`` is every set of channels that layers share: stem, expansion, projection with its residual partners,
+    squeeze-excite bottlenecks, the head, hidden units of the classifier.
 
     Scope ``expand`` is the inner channels of a block: those of every convolution but the stem that a spatial
     convolution (kernel above 1, depthwise or not) reads, and that reach neither a residual sum, a concatenation nor a
     linear layer. In inverted residual networks these are the expansion convolutions; squeeze-excite follows along. In
     ResNets they are the convolutions before the last 3x3 of a block.
+
+    One unit of every group is cut on trial, and the smaller network must compute what the full one does with those
+    channels set to zero where they are read. Groups for which that is not so are left alone: their network's code
+    counts on its channels in a way that no graph shows.
 
     Args:
         network: not changed.
@@ -25,7 +64,7 @@ def find_groups(
         protect: module names; channels made inside them are left alone.
 
     Raises:
-        InputError: a name in ``protect`` is no module, or nothing is left to prune.
+        InputError: a name in ``protect`` is no module, or nothing is left to prune; the reason names a module.
 
     Source:
         Fang et al. 2023, "DepGraph: Towards Any Structural Pruning" (the graph); Sandler et al. 2018, "MobileNetV2"
@@ -38,20 +77,80 @@ def find_groups(
                 f"prune.protect names {name!r}, which is no module of this network.",
                 f"a module's name, for example {next(n for n, m in modules.items() if isinstance(m, nn.Conv2d))}",
             )
-    groups: list[ChannelGroup] = []
-    claimed: set[str] = set()  # squeeze-excite's fc2 makes the channels of the expansion that it gates
     graph = DependencyGraph(network, image_size=image_size)
-    for layer, module in modules.items():
-        guarded = any(layer == name or layer.startswith(f"{name}.") for name in protect)
-        if guarded or layer in claimed or not isinstance(module, nn.Conv2d):
-            continue
-        group = graph.inner_group(layer)
-        if group is not None:
-            groups.append(group)
-            claimed.update(group.followers)
+    groups: list[ChannelGroup] = []
+    left_alone: dict[str, str] = {}
+    for coupling in graph.couplings():
+        reason = _reason_to_stay(coupling, modules, scope=scope, protect=protect)
+        if reason:
+            left_alone[coupling.group.layer] = reason
+        else:
+            groups.append(coupling.group)
+    failures = _try_cuts(graph.network, groups, image_size)
+    left_alone |= failures
+    groups = [group for group in groups if group.layer not in failures]
     if not groups:
+        example = next(iter(failures or left_alone), None)
+        because = f"; of {example}: {left_alone[example]}" if example else ""
         raise InputError(
-            f"Scope {scope!r} finds no prunable channels in this network (protected: {', '.join(protect) or 'none'}).",
-            "protect fewer modules; networks without blocks of convolutions cannot be pruned this way",
+            f"Scope {scope!r} finds no prunable channels in this network (protected: {', '.join(protect) or 'none'})"
+            f"{because}.",
+            "scope: all, or protect fewer modules; networks without convolutions cannot be pruned this way",
         )
-    return tuple(groups)
+    return Census(groups=tuple(groups), left_alone=left_alone)
+
+
+def _reason_to_stay(coupling: Coupling, modules: dict[str, nn.Module], *, scope: str, protect: tuple[str, ...]) -> str:
+    group = coupling.group
+    makers = [
+        member.layer
+        for member in group.members
+        if member.side == "out" and not isinstance(modules[member.layer], nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    guarded = [name for name in protect for layer in makers if layer == name or layer.startswith(f"{name}.")]
+    if guarded:
+        return f"{guarded[0]} is protected"
+    if coupling.obstacle or scope == "all":
+        return coupling.obstacle
+    if not (coupling.inner and coupling.spatial) or set(group.consumers) & {group.layer, *group.followers}:
+        return "they are not the inner channels of a block (scope: all takes them)"
+    return ""
+
+
+def _try_cuts(network: nn.Module, groups: Sequence[ChannelGroup], image_size: int) -> dict[str, str]:
+    """Groups whose cut network does not compute what the masked one does, each with a reason.
+
+    All are tried at once; only where that fails are they tried one by one.
+    """
+    network = network.double()
+    problem = _try_cut(network, groups, image_size) if groups else ""
+    if not problem:
+        return {}
+    single = {group.layer: _try_cut(network, [group], image_size) for group in groups}
+    failures = {layer: reason for layer, reason in single.items() if reason}
+    rest = [group for group in groups if group.layer not in failures]
+    if not failures or _try_cut(network, rest, image_size):
+        raise InputError(
+            f"The groups of this network cannot be cut together ({problem}).",
+            "prune.protect with the names of the modules that count on their channels",
+        )
+    return failures
+
+
+def _try_cut(network: nn.Module, groups: Sequence[ChannelGroup], image_size: int) -> str:
+    """Cut the first unit of each group; returns what is wrong, or an empty string."""
+    gone = {group.layer: range(group.unit) for group in groups}
+    image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    made, read = cut_groups(groups, gone)
+    try:
+        small = cut_channels(network, made=made, read=read)
+        with torch.no_grad():
+            answer = small(image)
+    except (RuntimeError, ValueError, IndexError, InputError) as error:
+        reason = " ".join(str(error).split())
+        return f"the network does not run with fewer of them: {reason}"
+    with torch.no_grad(), masked(network, groups, gone):
+        wanted = network(image)
+    if not float((answer - wanted).abs().max()) <= TRIAL_TOLERANCE * float(wanted.abs().max()):
+        return "the network without one of them does not compute what it does with that one at zero"
+    return ""

@@ -1,4 +1,4 @@
-"""A network from its name: torchvision's classifiers, or a function of yours."""
+"""A network from its name: torchvision's classifiers, timm's, or a function of yours."""
 
 import difflib
 import importlib
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from edgeprune.errors import InputError
+from edgeprune.zoo.activations import use_relu
 from edgeprune.zoo.same_padding import use_same_padding
+from edgeprune.zoo.timm_networks import PREFIX, build_timm_network, is_timm_network, timm_offers
 from edgeprune.zoo.torchvision_import import torchvision_models
 
 # Their auxiliary heads exist for ImageNet training only; without these arguments they return tuples in training mode.
@@ -22,26 +24,37 @@ class NetworkSpec:
     """What it takes to build an unpruned network.
 
     Attributes:
-        network: a torchvision classifier (``mobilenet_v3_small``), or ``package.module:function`` for your own: the
-            function is called with ``num_classes=`` and returns a module from (n, 3, size, size) to (n, classes).
+        network: a torchvision classifier (``mobilenet_v3_small``), one of timm's (``timm/mobilenetv4_conv_small``), or
+            ``package.module:function`` for your own: the function is called with ``num_classes=`` and returns a module
+            from (n, 3, size, size) to (n, classes).
         num_classes: outputs of the head.
         image_size: height and width of the input, pixels.
         pad: ``torch``, or ``same`` for TensorFlow's padding at strides above 1.
+        relu: names of the hard-swishes and SiLUs that are a ReLU instead.
     """
 
     network: str
     num_classes: int
     image_size: int
     pad: Literal["torch", "same"] = "torch"
+    relu: tuple[str, ...] = ()
 
 
 def build_network(spec: NetworkSpec) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global generator, in evaluation mode.
 
     Raises:
-        InputError: no such torchvision classifier, or the function cannot be imported or returns no module.
+        InputError: no such classifier, the function cannot be imported or returns no module, ``pad`` cannot be had, or
+            ``relu`` names something else.
+        MissingExtraError: the network is timm's, which is not installed.
     """
-    network = _call_factory(spec) if ":" in spec.network else _torchvision_classifier(spec)
+    if is_timm_network(spec.network):
+        network = build_timm_network(spec.network, num_classes=spec.num_classes, image_size=spec.image_size)
+    elif ":" in spec.network:
+        network = _call_factory(spec)
+    else:
+        network = _torchvision_classifier(spec)
+    use_relu(network, spec.relu)
     if spec.pad == "same":
         network = use_same_padding(network)
     return network.eval()
@@ -76,6 +89,8 @@ def _torchvision_classifier(spec: NetworkSpec) -> nn.Module:
     known = models.list_models(module=models)
     if spec.network not in known:
         nearest = difflib.get_close_matches(spec.network, known, n=3, cutoff=0.3)
+        if timm_offers(spec.network):
+            nearest.insert(0, PREFIX + spec.network)
         raise InputError(
             f"model.network = {spec.network!r} is not one of torchvision's {len(known)} classifiers.",
             f"{' or '.join(nearest)}" if nearest else "mobilenet_v3_small, or package.module:function",

@@ -3,26 +3,25 @@
 Nothing is ever unpickled: a checkpoint from a stranger can at worst be refused.
 """
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from edgeprune import __version__
 from edgeprune.errors import InputError
-from edgeprune.files import digest_file, digest_json, read_json, write_atomic, write_json
+from edgeprune.files import digest_file, digest_json, write_atomic, write_json
+from edgeprune.zoo.activations import use_early_relu
+from edgeprune.zoo.architecture import ARCHITECTURE, Architecture, check_counts, read_architecture
 from edgeprune.zoo.build import NetworkSpec, build_network
-from edgeprune.zoo.channels import Channels, read_channels, resize_channels
+from edgeprune.zoo.channels import read_channels, resize_channels
 
-ARCHITECTURE = "architecture.json"
 WEIGHTS = "model.safetensors"
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,7 @@ class Checkpoint:
 
     Attributes:
         network: in evaluation mode; stages copy it before they change anything.
-        spec: the unpruned network that it was made from.
+        spec: the unpruned network that it was made from, with the activations that it has.
         classes: class names, in the order of the logits.
         mean, std: normalisation per channel, in units of [0, 1] pixels.
     """
@@ -41,22 +40,6 @@ class Checkpoint:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-class _Architecture(BaseModel):
-    """architecture.json, as untrusted as any other file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    format: Literal[1]
-    edgeprune: str
-    network: str
-    pad: Literal["torch", "same"]
-    image_size: Annotated[int, Field(ge=16, le=1024)]
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
-    channels: dict[str, Channels]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -70,18 +53,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     current = read_channels(checkpoint.network)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.network.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(state))
-    architecture = _Architecture(
+    architecture = Architecture(
         format=1,
         edgeprune=__version__,
         network=checkpoint.spec.network,
         pad=checkpoint.spec.pad,
+        relu=checkpoint.spec.relu,
         image_size=checkpoint.spec.image_size,
         classes=checkpoint.classes,
         mean=checkpoint.mean,
         std=checkpoint.std,
         channels={name: counts for name, counts in current.items() if counts != unpruned[name]},
     )
-    write_json(folder / ARCHITECTURE, architecture.model_dump(mode="json"))
+    write_json(folder / ARCHITECTURE, architecture.values())
 
 
 def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoint:
@@ -95,7 +79,7 @@ def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoi
     Raises:
         InputError: a file is missing or damaged, channel counts are absurd, or the weights do not fit them.
     """
-    architecture = _read_architecture(folder)
+    architecture = read_architecture(folder)
     if ":" in architecture.network and architecture.network != own_factory:
         raise InputError(
             f"{folder / ARCHITECTURE} asks to import {architecture.network!r}, which the recipe does not name.",
@@ -106,14 +90,16 @@ def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoi
         num_classes=len(architecture.classes),
         image_size=architecture.image_size,
         pad=architecture.pad,
+        relu=architecture.relu,
     )
     network = _build_without_weights(spec)
-    _check_counts(folder, read_channels(network), architecture.channels)
+    check_counts(folder, read_channels(network), architecture.channels)
     resize_channels(network, architecture.channels)
     # Updated and not replaced: torch keeps the modules' versions in an attribute of its own state dict.
     state = network.state_dict()
     state.update(_read_weights(folder, network))
     network.load_state_dict(state, assign=True)
+    _fill_constants(network, spec)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return Checkpoint(
@@ -125,6 +111,29 @@ def load_checkpoint(folder: Path, *, own_factory: str | None = None) -> Checkpoi
     )
 
 
+def with_early_relu(checkpoint: Checkpoint, *, blocks: int) -> Checkpoint:
+    """The same checkpoint with a ReLU for every hard-swish and SiLU in the first blocks; it has yet to recover from it.
+
+    Args:
+        checkpoint: left as it is; pruned or not, with early ReLUs already or without.
+        blocks: how many blocks from the input; see ``edgeprune.zoo.list_blocks``.
+
+    Raises:
+        InputError: the network has fewer blocks, or the first ones have no hard-swish or SiLU.
+    """
+    network = copy.deepcopy(checkpoint.network)
+    replaced = use_early_relu(network, blocks=blocks)
+    known = checkpoint.spec.relu
+    if not replaced and not known:
+        raise InputError(
+            f"activations.early = 'relu' changes nothing: the first {blocks} block(s) of {checkpoint.spec.network} "
+            "have no hard-swish or SiLU.",
+            "activations: {early: keep}, or more blocks",
+        )
+    spec = dataclasses.replace(checkpoint.spec, relu=(*known, *replaced))
+    return dataclasses.replace(checkpoint, network=network, spec=spec)
+
+
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 of weights and architecture: checkpoints with equal digests are the same network, whoever wrote them.
 
@@ -134,8 +143,9 @@ def checkpoint_digest(folder: Path) -> str:
     path = folder / WEIGHTS
     if not path.is_file():
         raise InputError(f"{folder} holds no checkpoint ({WEIGHTS} is missing).", "make train, or check the path")
-    architecture = _read_architecture(folder).model_dump(mode="json", exclude={"edgeprune"})
-    return digest_json([digest_file(path), architecture])
+    values = read_architecture(folder).values()
+    del values["edgeprune"]
+    return digest_json([digest_file(path), values])
 
 
 def is_checkpoint(folder: Path, digest: str) -> bool:
@@ -157,28 +167,16 @@ def _build_without_weights(spec: NetworkSpec) -> nn.Module:
         return build_network(spec)
 
 
-def _read_architecture(folder: Path) -> _Architecture:
-    path = folder / ARCHITECTURE
-    if not path.is_file():
-        raise InputError(f"{folder} holds no checkpoint ({ARCHITECTURE} is missing).", "make train, or check the path")
-    try:
-        return _Architecture.model_validate(read_json(path))
-    except ValidationError as failure:
-        error = failure.errors()[0]
-        where = ".".join(str(part) for part in error["loc"])
-        raise InputError(f"{path}: {where}: {error['msg']}.", "restore the file; it is written by edgeprune") from None
-
-
-def _check_counts(folder: Path, unpruned: dict[str, Channels], stored: dict[str, Channels]) -> None:
-    for name, counts in stored.items():
-        for attribute, count in counts.items():
-            limit = unpruned.get(name, {}).get(attribute)
-            if limit is None or not 1 <= count <= limit:
-                raise InputError(
-                    f"{folder / ARCHITECTURE}: {name}.{attribute} = {count} is outside 1 to {limit or 'nothing'}, "
-                    "what the unpruned network has.",
-                    "restore the file; it is written by edgeprune",
-                )
+def _fill_constants(network: nn.Module, spec: NetworkSpec) -> None:
+    # Buffers that no state dict holds (the filter of a blur, positions of patches) are still on the meta device. They
+    # come from building the network for real, which waits until the file has proved to hold weights of these shapes.
+    missing = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    if missing:
+        with torch.random.fork_rng():
+            buffers = dict(build_network(spec).named_buffers())
+        for name in missing:
+            holder, _, buffer = name.rpartition(".")
+            setattr(network.get_submodule(holder), buffer, buffers[name])
 
 
 def _read_weights(folder: Path, network: nn.Module) -> dict[str, torch.Tensor]:
@@ -205,4 +203,5 @@ def _read_weights(folder: Path, network: nn.Module) -> dict[str, torch.Tensor]:
                 f"{path}: {name} holds {state[name].dtype}, expected {tensor.dtype}.",
                 "restore the file; it is written by edgeprune",
             )
-    return state
+    # Copied out of the mapped file, where tensors begin at any byte: some kernels round otherwise at such addresses.
+    return {name: tensor.clone() for name, tensor in state.items()}

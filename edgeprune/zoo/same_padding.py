@@ -9,6 +9,8 @@ with SAME from the start it needs none.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeprune.errors import InputError
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution whose input is padded by TensorFlow's SAME rule.
@@ -40,20 +42,39 @@ def use_same_padding(network: nn.Module) -> nn.Module:
 
     Returns:
         The network.
+
+    Raises:
+        InputError: such a convolution is of a kind that computes more than a convolution.
     """
-    for name, module in list(network.named_modules()):
-        if type(module) is nn.Conv2d and max(module.stride) > 1 and module.padding != (0, 0):
-            same = SameConv2d(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,  # type: ignore[arg-type]
-                module.stride,  # type: ignore[arg-type]
-                0,
-                module.dilation,  # type: ignore[arg-type]
-                module.groups,
-                module.bias is not None,
-            )
-            same.load_state_dict(module.state_dict())
-            parent, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(parent), leaf, same)
+    replaced: dict[nn.Module, SameConv2d] = {}
+    # With duplicates: a convolution that has several names gets the same replacement under each.
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and module.padding not in _NO_PADDING:
+            if type(module) is not nn.Conv2d:
+                raise InputError(
+                    f"model.pad = 'same' cannot replace {name}, a {type(module).__name__}: it knows only plain "
+                    "convolutions.",
+                    "model: {pad: torch}, and export: {pad: rotate} for TFLite files without PAD operators",
+                )
+            if module not in replaced:
+                replaced[module] = _as_same(module)
+            network.set_submodule(name, replaced[module])
     return network
+
+
+_NO_PADDING = ((0, 0), "valid")
+
+
+def _as_same(module: nn.Conv2d) -> SameConv2d:
+    same = SameConv2d(
+        module.in_channels,
+        module.out_channels,
+        module.kernel_size,  # type: ignore[arg-type]
+        module.stride,  # type: ignore[arg-type]
+        0,
+        module.dilation,  # type: ignore[arg-type]
+        module.groups,
+        module.bias is not None,
+    )
+    same.load_state_dict(module.state_dict())
+    return same

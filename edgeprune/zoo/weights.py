@@ -1,4 +1,4 @@
-"""Initial weights: torchvision's own, a safetensors state dict, a folder of ours, or none."""
+"""Initial weights: torchvision's own, timm's own, a safetensors state dict, a folder of ours, or none."""
 
 import contextlib
 import io
@@ -14,6 +14,7 @@ from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import digest_file
 from edgeprune.zoo.build import NetworkSpec
 from edgeprune.zoo.checkpoint import WEIGHTS
+from edgeprune.zoo.timm_networks import fetch_timm_weights, is_timm_network, rename_timm_weights, timm_head
 from edgeprune.zoo.torchvision_import import torchvision_models
 
 
@@ -39,8 +40,9 @@ def load_initial_weights(network: nn.Module, *, spec: NetworkSpec, weights: str)
     Args:
         network: changed in place.
         spec: what the network was built from.
-        weights: ``none``; a name such as ``IMAGENET1K_V1`` (downloaded by torchvision into its own cache); the path
-            of a ``.safetensors`` file; or a folder of ours.
+        weights: ``none``; a name such as ``IMAGENET1K_V1``, or ``lamb_in1k`` for a network of timm's (downloaded by
+            torchvision or timm into its own cache; ``DEFAULT`` is the one it recommends); the path of a
+            ``.safetensors`` file, with timm's names for a network of timm's; or a folder of ours.
 
     Raises:
         InputError: an unknown name, a missing or damaged file, or tensors that do not fit the network.
@@ -53,9 +55,16 @@ def load_initial_weights(network: nn.Module, *, spec: NetworkSpec, weights: str)
         file = path / WEIGHTS if path.is_dir() else path
         state = _read_safetensors(file)
         description = f"{file.name} (sha256 {digest_file(file)[:16]})"
+    elif is_timm_network(spec.network):
+        state, description = fetch_timm_weights(spec.network, weights, image_size=spec.image_size)
     else:
         state, description = _fetch_from_torchvision(spec.network, weights), f"torchvision {spec.network} {weights}"
-    fresh = _fit(network, state, origin=weights)
+    if is_timm_network(spec.network):
+        state = rename_timm_weights(state, network)
+        heads = timm_head(spec.network)
+    else:
+        heads = tuple([name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:])
+    fresh = _fit(network, state, heads=heads, origin=weights)
     if fresh:
         description += f"; fresh head {fresh}"
     means = [tensor for name, tensor in state.items() if name.endswith("running_mean")]
@@ -106,15 +115,13 @@ def _fetch_from_torchvision(network: str, name: str) -> dict[str, Tensor]:
     return state
 
 
-def _fit(network: nn.Module, state: dict[str, Tensor], *, origin: str) -> str:
-    """Load a state dict; returns the name of the linear layer that stayed fresh, or an empty string."""
+def _fit(network: nn.Module, state: dict[str, Tensor], *, heads: tuple[str, ...], origin: str) -> str:
+    """Load a state dict; returns the names of the heads that stayed fresh, or an empty string."""
     own = network.state_dict()
     # Files written by other tools leave out BatchNorm's batch counter, which nothing here reads.
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     expected = {name for name in own if not name.endswith("num_batches_tracked")}
-    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    head = linears[-1] if linears else ""
-    head_tensors = {f"{head}.weight", f"{head}.bias"}
+    head_tensors = {f"{head}.{tensor}" for head in heads for tensor in ("weight", "bias")}
     fresh = any(name not in state or state[name].shape != own[name].shape for name in head_tensors & expected)
     if fresh:
         state = {name: tensor for name, tensor in state.items() if name not in head_tensors}
@@ -133,4 +140,4 @@ def _fit(network: nn.Module, state: dict[str, Tensor], *, origin: str) -> str:
     # Updated and not replaced: torch keeps the modules' versions in an attribute of its own state dict.
     own.update(state)
     network.load_state_dict(own)
-    return head if fresh else ""
+    return ", ".join(heads) if fresh else ""

@@ -1,6 +1,7 @@
 """From scores to channels: the schedule of the seed log, blocks, and the nearest fraction that can be reached."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -211,3 +212,71 @@ def test_what_stays_is_aligned_and_better_than_what_goes(case: tuple[int, Scores
             assert len(group.kept) % align == 0
             gone = sorted(set(range(len(values))) - set(group.kept))
             assert max(values[gone]) <= min(values[list(group.kept)])
+
+
+def best_by_trying_all(scores: Scores, units: dict[str, int], align: int, removed: int) -> float:
+    """The most importance that any number of blocks of each group keeps when so many channels go in all."""
+    choices = []
+    for name, values in scores.items():
+        unit, size = units[name], math.lcm(align, units[name])
+        order = np.argsort(values.reshape(-1, unit).mean(axis=1), kind="stable")
+        counts = [len(values), *range(size, len(values), size)]
+        kept = [sum(values[u * unit : (u + 1) * unit].sum() for u in order[len(order) - n // unit :]) for n in counts]
+        choices.append([(len(values) - count, value) for count, value in zip(counts, kept, strict=True)])
+    fitting = [each for each in itertools.product(*choices) if sum(gone for gone, _ in each) == removed]
+    return max(sum(value for _, value in each) for each in fitting)
+
+
+unit_cases = st.tuples(
+    st.sampled_from([1, 2, 4]), st.lists(st.sampled_from([1, 2, 3, 6]), min_size=1, max_size=3)
+).flatmap(
+    lambda case: st.tuples(
+        st.just(case[0]),
+        st.just({str(index): unit for index, unit in enumerate(case[1])}),
+        st.tuples(
+            *(
+                st.integers(1, 24 // unit).flatmap(
+                    lambda count, unit=unit: st.lists(
+                        st.floats(0.1, 10), min_size=count * unit, max_size=count * unit
+                    ).map(np.array)
+                )
+                for unit in case[1]
+            )
+        ).map(lambda found: {str(index): values for index, values in enumerate(found)}),
+    )
+)
+
+
+@settings(max_examples=150)
+@given(unit_cases, st.floats(0.001, 0.999))
+def test_no_plan_of_as_many_channels_keeps_more_importance(
+    case: tuple[int, dict[str, int], Scores], target: float
+) -> None:
+    """Exact, because blocks rise within a group: against every other choice of blocks."""
+    align, units, scores = case
+    prunable = sum(len(values) for values in scores.values())
+    try:
+        plan = choose_channels(scores, target=target, prunable=prunable, importance="l1_norm", align=align, units=units)
+    except UnreachableTargetError:
+        return
+    kept = sum(scores[group.layer][list(group.kept)].sum() for group in plan.groups)
+    assert kept == pytest.approx(best_by_trying_all(scores, units, align, plan.removed_now), rel=1e-9)
+    for group in plan.groups:
+        unit = units[group.layer]
+        assert {index // unit * unit + i for index in group.kept for i in range(unit)} == set(group.kept)
+        assert not group.removed or len(group.kept) % math.lcm(align, unit) == 0
+
+
+def test_units_are_ranked_by_their_mean() -> None:
+    """A unit with the network's worst channel stays where its others make up for it."""
+    scores = {"a": np.array([0.0, 9.0, 2.0, 2.0, 3.0, 3.0])}
+    plan = choose_channels(scores, target=0.5, prunable=6, importance="l1_norm", align=1, units={"a": 2})
+    assert plan.groups[0].kept == (0, 1)
+
+
+def test_a_unit_of_one_changes_nothing() -> None:
+    scores = random_scores(LOG)
+    with_units = choose_channels(
+        scores, target=0.6, prunable=PRUNABLE, importance="l1_norm", align=8, units=dict.fromkeys(LOG, 1)
+    )
+    assert with_units == plan_for(scores, 0.6, 8)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, Fit, fit_network, warm_up_then_cosine
+from edgeprune.learning import Augment, EpochRecord, Fit, FitSettings, Step, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import Triple
 
 
@@ -39,29 +39,31 @@ def train_baseline(
         label_smoothing: share of the target that is spread over all classes.
         class_weights: weigh each class by the inverse of its frequency, mean weight 1.
         mean, std, epochs, batch_size, lr, weight_decay, bn_momentum, augment, seed, on_epoch, progress:
-            as in ``fit_network``.
+            as in ``FitSettings`` and ``fit_network``.
         warmup_epochs: epochs of linear rise to ``lr``.
     """
     weights = inverse_frequencies(dataset.train.labels.tolist(), len(dataset.classes)) if class_weights else None
 
-    def loss(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    def loss(step: Step) -> Tensor:
+        return functional.cross_entropy(step.logits, step.labels, weight=weights, label_smoothing=label_smoothing)
 
     return fit_network(
         network,
         train=dataset.train,
         val=dataset.val,
-        mean=mean,
-        std=std,
         loss=loss,
-        lr=warm_up_then_cosine(lr, min(warmup_epochs / epochs, 0.5)),
-        epochs=epochs,
-        patience=None,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        bn_momentum=bn_momentum,
-        augment=augment,
-        seed=seed,
+        settings=FitSettings(
+            mean=mean,
+            std=std,
+            lr=warm_up_then_cosine(lr, min(warmup_epochs / epochs, 0.5)),
+            epochs=epochs,
+            patience=None,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            bn_momentum=bn_momentum,
+            augment=augment,
+            seed=seed,
+        ),
         on_epoch=on_epoch,
         progress=progress,
     )

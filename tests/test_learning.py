@@ -16,7 +16,9 @@ from torch.nn import functional
 from edgeprune.batchnorm import recalibrate_batchnorm, restore_folded_batchnorm
 from edgeprune.data import Dataset, PackedSplit
 from edgeprune.evaluation import evaluate_logits, evaluate_network, predict_logits
-from edgeprune.learning import Fit, fit_network, warm_up_then_cosine
+from edgeprune.learning import Fit, FitSettings, Step, choose_rate, fit_network, warm_up_then_cosine, watch_outputs
+from edgeprune.learning.averaging import WeightAverage
+from edgeprune.learning.mixup import mix_images
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.train import inverse_frequencies, train_baseline
 
@@ -27,8 +29,8 @@ MakeNetwork = Callable[..., nn.Module]
 MakeSplit = Callable[..., PackedSplit]
 
 
-def cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels)
+def cross_entropy(step: Step) -> Tensor:
+    return functional.cross_entropy(step.logits, step.labels)
 
 
 def same_state(one: nn.Module, other: nn.Module) -> bool:
@@ -234,12 +236,14 @@ def test_restored_statistics_are_those_of_the_images(folded: nn.Module, make_spl
 @pytest.fixture
 def fit(dataset: Dataset, tiny_network: MakeNetwork) -> Callable[..., Fit]:
     def run(network: nn.Module | None = None, **changed: Any) -> Fit:
-        arguments: dict[str, Any] = {
-            "train": dataset.train, "val": dataset.val, "mean": GREY, "std": GREY, "loss": cross_entropy,
-            "lr": lambda _: 0.02, "epochs": 5, "patience": None, "batch_size": 16, "weight_decay": 0.0,
-            "bn_momentum": 0.1, "augment": None, "seed": 0,
+        settings: dict[str, Any] = {
+            "mean": GREY, "std": GREY, "lr": lambda _: 0.02, "epochs": 5, "patience": None, "batch_size": 16,
+            "weight_decay": 0.0, "bn_momentum": 0.1, "augment": None, "seed": 0,
         }  # fmt: skip
-        return fit_network(network or tiny_network(seed=1), **{**arguments, **changed})
+        fields = {field.name for field in dataclasses.fields(FitSettings)}
+        settings |= {name: changed.pop(name) for name in fields & set(changed)}
+        arguments = {"train": dataset.train, "val": dataset.val, "loss": cross_entropy, **changed}
+        return fit_network(network or tiny_network(seed=1), settings=FitSettings(**settings), **arguments)
 
     return run
 
@@ -321,7 +325,7 @@ def test_batchnorm_momentum_reaches_the_statistics(fit: Callable[..., Fit]) -> N
 
 def test_weight_decay_shrinks_filters_and_spares_biases_and_batchnorm(fit: Callable[..., Fit]) -> None:
     """A loss without gradient leaves decay alone at work: AdamW takes lr * decay of a weight a step."""
-    idle: dict[str, Any] = {"loss": lambda _, logits, labels: 0 * logits.sum(), "lr": lambda _: 0.1, "epochs": 1}
+    idle: dict[str, Any] = {"loss": lambda step: 0 * step.logits.sum(), "lr": lambda _: 0.1, "epochs": 1}
     plain, decayed = fit(**idle).network, fit(**idle, weight_decay=0.1).network
     torch.testing.assert_close(decayed.body[0].weight, plain.body[0].weight * (1 - 0.1 * 0.1) ** 6)
     torch.testing.assert_close(decayed.head.weight, plain.head.weight * (1 - 0.1 * 0.1) ** 6)
@@ -354,7 +358,7 @@ def test_a_split_smaller_than_a_batch_is_one_batch(fit: Callable[..., Fit]) -> N
 
 
 def test_a_run_that_diverges_ends_and_returns_its_best(fit: Callable[..., Fit]) -> None:
-    result = fit(loss=lambda _, logits, labels: logits.sum() * float("nan"), epochs=2)
+    result = fit(loss=lambda step: step.logits.sum() * float("nan"), epochs=2)
     assert len(result.epochs) == 2
     assert result.best_epoch == 1
 
@@ -369,6 +373,172 @@ def test_three_classes_are_learned(tiny_network: MakeNetwork, make_split: MakeSp
     assert evaluation.accuracy.value > 0.8
     assert len(evaluation.confusion) == 3
     assert 0.8 < evaluation.roc_auc <= 1
+
+
+def test_a_step_names_the_images_it_is_about(fit: Callable[..., Fit], dataset: Dataset) -> None:
+    """What is kept for an image, such as a teacher's answer, is found by its row."""
+    steps: list[Step] = []
+
+    def loss(step: Step) -> Tensor:
+        steps.append(step)
+        return cross_entropy(step)
+
+    fit(loss=loss, epochs=1)
+    rows = torch.cat([step.rows for step in steps])
+    assert sorted(rows.tolist()) == list(range(96))
+    for step in steps:
+        expected = torch.from_numpy(normalise_pixels(dataset.train.images[step.rows.numpy()], GREY, GREY))
+        torch.testing.assert_close(step.images, expected)
+        assert step.labels.tolist() == dataset.train.labels[step.rows.numpy()].tolist()
+
+
+def test_watched_outputs_carry_gradients_and_leave_no_hooks(fit: Callable[..., Fit], tiny_network: MakeNetwork) -> None:
+    shapes: set[tuple[int, ...]] = set()
+
+    def loss(step: Step) -> Tensor:
+        shapes.update(tuple(output.shape) for output in step.outputs.values())
+        return step.outputs["body"].square().mean()
+
+    network = tiny_network(seed=1)
+    result = fit(network, loss=loss, watch=("body",), epochs=1)
+    assert shapes == {(16, 8, 8, 8)}
+    assert not torch.equal(result.network.stem[0].weight, network.stem[0].weight)
+    assert not any(module._forward_hooks for module in [*result.network.modules(), *network.modules()])
+
+
+def test_watching_ends_with_its_context(tiny_network: MakeNetwork) -> None:
+    network, images = tiny_network(), torch.rand(2, 3, 32, 32)
+    with watch_outputs(network, ["stem", "body"]) as outputs:
+        network(images)
+    assert list(outputs) == ["stem", "body"]
+    torch.testing.assert_close(outputs["stem"], network.stem(images))
+    outputs.clear()
+    network(images)
+    assert not outputs
+
+
+# --------------------------------------------------------------------------------------------------- averaging
+
+
+def test_the_average_follows_its_recursion_batchnorm_statistics_included(tiny_network: MakeNetwork) -> None:
+    """Statistics of the last step's weights would not fit averaged ones. The decay rises to the one asked for."""
+    start, follower = tiny_network(seed=1), tiny_network(seed=1)
+    average = WeightAverage(start, 0.3)
+    expected = {name: value.clone().double() for name, value in start.state_dict().items()}
+    for step, decay in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
+        with torch.no_grad():
+            for index, value in enumerate(follower.state_dict().values()):
+                value.add_(1 + step + index)
+        average.update(follower)
+        expected = {name: decay * expected[name] + (1 - decay) * value for name, value in follower.state_dict().items()}
+    for name, value in average.network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
+        else:
+            assert value == follower.state_dict()[name]
+    assert same_state(start, tiny_network(seed=1))
+
+
+def test_the_average_is_judged_and_kept_and_training_goes_on_without_it(
+    fit: Callable[..., Fit], dataset: Dataset
+) -> None:
+    plain, averaged = fit(lr=lambda _: 0.1), fit(lr=lambda _: 0.1, ema=0.9)
+    assert [e.train_loss for e in plain.epochs] == [e.train_loss for e in averaged.epochs]
+    assert [e.val_loss for e in plain.epochs] != [e.val_loss for e in averaged.epochs]
+    again = evaluate_network(averaged.network, dataset.val, mean=GREY, std=GREY)
+    assert again.loss == pytest.approx(averaged.epochs[averaged.best_epoch - 1].val_loss, rel=1e-6)
+    assert not any(module.training for module in averaged.network.modules())
+    assert averaged.network.stem[1].momentum == 0.01
+
+
+# ------------------------------------------------------------------------------------------------------- mixup
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_mixed_images_and_shares_are_weighed_alike(alpha: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Image k is k everywhere, and so is its label: a mixed image says which two it was made of.
+    labels = torch.arange(8)
+    images = labels.float().view(8, 1, 1, 1).expand(8, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    mixture = mix_images(images, labels, alpha=alpha, generator=generator)
+    assert 0.5 <= mixture.share <= 1
+    expected = mixture.share * labels + (1 - mixture.share) * mixture.partners
+    torch.testing.assert_close(mixture.images, expected.view(8, 1, 1, 1).expand(8, 3, 4, 4))
+    shares = mixture.shares(labels, 10)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(8))
+    torch.testing.assert_close(shares @ torch.arange(10.0), expected)
+    assert sorted(mixture.partners.tolist()) == labels.tolist()
+    assert mixture.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_mixing_parameter_moves_proportions_from_the_ends_to_the_middle() -> None:
+    def mean_share(alpha: float) -> float:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            generator = torch.Generator().manual_seed(0)
+            images, labels = torch.zeros(2, 3, 1, 1), torch.zeros(2, dtype=torch.long)
+            return float(
+                np.mean([mix_images(images, labels, alpha=alpha, generator=generator).share for _ in range(400)])
+            )
+
+    # Of Beta(a, a), the mean of the larger of x and 1 - x: 3/4 for the uniform a = 1.
+    assert mean_share(1.0) == pytest.approx(0.75, abs=0.02)
+    assert mean_share(0.1) > 0.9
+    assert mean_share(10.0) < 0.65
+
+
+def test_the_loss_sees_shares_of_classes_of_mixed_images(fit: Callable[..., Fit]) -> None:
+    seen: list[Tensor] = []
+
+    def loss(step: Step) -> Tensor:
+        seen.append(step.labels)
+        return cross_entropy(step)
+
+    one, two = fit(loss=loss, mixup=1.0, epochs=2), fit(mixup=1.0, epochs=2)
+    assert same_state(one.network, two.network)
+    assert {tuple(labels.shape) for labels in seen} == {(16, 2)}
+    torch.testing.assert_close(torch.cat(seen).sum(dim=1), torch.ones(192))
+    assert all(0 <= epoch.train_accuracy <= 1 for epoch in one.epochs)
+
+
+# ------------------------------------------------------------------------------------------------------- rates
+
+
+def test_a_constant_rate_is_exactly_constant() -> None:
+    rate = choose_rate("constant", lr=0.003, warmup_epochs=0, epochs=7)
+    assert {rate(progress / 100) for progress in range(100)} == {0.003}
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine"])
+def test_a_warm_up_lasts_its_epochs_and_at_most_half(lr_schedule: Any) -> None:
+    rate = choose_rate(lr_schedule, lr=1.0, warmup_epochs=1, epochs=4)
+    assert [rate(progress) for progress in (0.0, 0.125, 0.25)] == pytest.approx([0.01, 0.5, 1.0])
+    assert choose_rate(lr_schedule, lr=1.0, warmup_epochs=9, epochs=4)(0.25) == pytest.approx(0.5)
+
+
+def test_a_cosine_without_warm_up_falls_from_the_first_step_to_zero() -> None:
+    rate = choose_rate("cosine", lr=2.0, warmup_epochs=0, epochs=4)
+    assert [rate(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(("warmup_epochs", "share"), [(0, 0.3), (2, 0.2)])
+def test_one_cycle_is_torchs(warmup_epochs: float, share: float) -> None:
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    steps = 2000
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.7, total_steps=steps, pct_start=share)
+    ours = choose_rate("one_cycle", lr=0.7, warmup_epochs=warmup_epochs, epochs=10)
+    for step in range(steps):
+        # Theirs reaches its peak one step earlier.
+        assert ours(step / steps) == pytest.approx(optimiser.param_groups[0]["lr"], abs=0.003)
+        optimiser.step()
+        theirs.step()
+
+
+def test_patience_stops_a_falling_rate_before_its_end(fit: Callable[..., Fit]) -> None:
+    """It counts epochs whatever the rate does; a schedule that must end needs as much patience as epochs."""
+    rate = choose_rate("cosine", lr=1e-9, warmup_epochs=0, epochs=6)
+    assert len(fit(lr=rate, bn_momentum=1e-9, epochs=6, patience=2).epochs) == 3
+    assert len(fit(lr=rate, bn_momentum=1e-9, epochs=6, patience=6).epochs) == 6
 
 
 # -------------------------------------------------------------------------------------------------- baseline

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, fit_network, warm_up_then_cosine
+from edgeprune.learning import Augment, EpochRecord, FitSettings, Step, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import Triple
 from edgeprune.quantise.rounding import RoundActivation
 from edgeprune.quantise.simulate import read_back, read_ranges, set_ranges, simulate_int8, stop_rounding
@@ -65,7 +65,8 @@ def recover_int8(
         method: how, one of ``calibration.METHODS``; training moves their ends.
         dataset: learns from ``train``; ``val`` is only reported.
         lr: peak of a cosine after a short warm-up. Small: at ten times as much, training first has to repair itself.
-        mean, std, epochs, batch_size, augment, seed, on_epoch, progress: as in ``learning.fit_network``.
+        mean, std, epochs, batch_size, augment, seed, on_epoch, progress: as in ``learning.FitSettings`` and
+            ``fit_network``.
 
     Returns:
         The trained weights, still float, with the ranges that they were trained for.
@@ -86,29 +87,30 @@ def recover_int8(
         spread = float(_spread(teacher(images[:_SPREAD_IMAGES])))
         spreads = {name: float(_spread(values)) for name, values in wanted.items()}
 
-    def loss(batch: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        del labels
+    def loss(step: Step) -> Tensor:
         with torch.inference_mode():
-            target = teacher(batch)
+            target = teacher(step.images)
         blocks = [functional.mse_loss(got[name], wanted[name].clone()) / spreads[name] for name in spreads]
-        return functional.mse_loss(logits, target.clone()) / spread + _BLOCKS_WEIGHT * torch.stack(blocks).mean()
+        return functional.mse_loss(step.logits, target.clone()) / spread + _BLOCKS_WEIGHT * torch.stack(blocks).mean()
 
     fit = fit_network(
         simulated,
         train=dataset.train,
         val=dataset.val,
-        mean=mean,
-        std=std,
         loss=loss,
-        lr=warm_up_then_cosine(lr, _WARM_UP_SHARE),
-        epochs=epochs,
-        patience=None,
-        keep="last",
-        batch_size=batch_size,
-        weight_decay=0.0,
-        bn_momentum=0.1,  # there is none left to apply it to
-        augment=augment,
-        seed=seed,
+        settings=FitSettings(
+            mean=mean,
+            std=std,
+            lr=warm_up_then_cosine(lr, _WARM_UP_SHARE),
+            epochs=epochs,
+            patience=None,
+            keep="last",
+            batch_size=batch_size,
+            weight_decay=0.0,
+            bn_momentum=0.1,  # there is none left to apply it to
+            augment=augment,
+            seed=seed,
+        ),
         on_epoch=on_epoch,
         progress=progress,
     )

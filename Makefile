@@ -2,6 +2,7 @@
 # Written for GNU make from 3.81 on, which is what macOS has.
 
 #: TARGET=       channel sparsity asked for, in (0, 1), such as 0.6; `export` also takes all
+#: BUDGET=       bounds that a level must meet, such as "flash=300KB ram=64KB macs=4M params=400k", instead of or after TARGET
 #: LEVELS=       several targets for audit and export, such as LEVELS="0.3 0.6"; wins over TARGET
 #: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
 #: DATA=         an image folder, in place of the recipe's data
@@ -18,7 +19,7 @@ TORCH ?= auto
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup train prune audit export verify list
+.PHONY: help setup train census sensitivity prune audit export verify list
 .PHONY: check format-check lint types layers test test-long format clean distclean
 
 empty :=
@@ -34,7 +35,7 @@ option = $(if $(value $(2)), $(1) $(call quote,$(value $(2))))
 recipe = $(call quote,$(value RECIPE))
 data = $(call option,--data,DATA)
 device = $(call option,--device,DEVICE)
-one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(data)$(2)
+one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(call option,--budget,BUDGET)$(data)$(2)
 several_levels = $(foreach level,$(value LEVELS),$(BIN)/edgeprune $(1) $(recipe) --target $(call quote,$(level))$(data)$(2) &&) true
 each_level = $(if $(value LEVELS),$(several_levels),$(one_level))
 
@@ -52,8 +53,14 @@ setup: $(STAMP) ## the virtual environment with everything in it; says which ver
 train: setup ## train the recipe's baseline: models/<name>/
 	$(BIN)/edgeprune train $(recipe)$(data)$(call option,--weights,WEIGHTS)
 
+census: setup ## what of RECIPE's network can be pruned: groups of channels, shares of parameters, MACs and peak RAM
+	$(BIN)/edgeprune census $(recipe)
+
+sensitivity: setup ## prune each group alone, at several fractions: models/<name>-sensitivity/ with a table and a picture
+	$(BIN)/edgeprune sensitivity $(recipe)$(data)
+
 prune: setup ## prune step by step up to TARGET: models/<name>-s60/ and a run directory in runs/
-	$(BIN)/edgeprune prune $(recipe)$(call option,--target,TARGET)$(data)
+	$(BIN)/edgeprune prune $(recipe)$(call option,--target,TARGET)$(call option,--budget,BUDGET)$(data)
 
 audit: setup ## what a level costs: parameters, MACs, activations, file bytes
 	$(call each_level,audit)
@@ -95,7 +102,7 @@ format: setup ## format, and mend what ruff can mend
 	$(BIN)/ruff format --quiet .
 
 clean: ## remove what can be made again: caches, levels, exports. Never runs/, JOURNAL.md or a baseline
-	rm -rf exports models/*-s[0-9][0-9] models/*-s[0-9][0-9]_[0-9]* models/*-dense .cache build dist *.egg-info
+	rm -rf exports models/*-s[0-9][0-9] models/*-s[0-9][0-9]_[0-9]* models/*-b-[0-9a-f]* models/*-compact models/*-dense models/*-sensitivity .cache build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find edgeprune tests tools -name __pycache__ -prune -exec rm -rf {} +
 

@@ -22,7 +22,7 @@ from typer.main import get_command
 from edgeprune import __version__
 from edgeprune.cli import app
 
-COMMANDS = ("train", "prune", "audit", "export", "verify", "pull", "list", "devices")
+COMMANDS = ("train", "census", "sensitivity", "prune", "audit", "export", "verify", "pull", "list", "devices")
 
 
 Ask = Callable[..., Answer]

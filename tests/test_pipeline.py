@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny import make_images, write_recipe
 
-from edgeprune.errors import GateFailedError, InputError
+from edgeprune.budget import parse_budget
+from edgeprune.errors import EdgepruneError, GateFailedError, InputError
 from edgeprune.pipeline import (
     ExportSummary,
     SilentReporter,
@@ -20,6 +21,8 @@ from edgeprune.pipeline import (
     export_levels,
     finished_levels,
     make_baseline,
+    open_baseline,
+    prune_to_budget,
     prune_to_schedule,
 )
 from edgeprune.recipe import Recipe, read_recipe
@@ -144,9 +147,22 @@ def test_the_journal_says_what_changed(pruned: Path, tmp_path: Path) -> None:
         ("recover", {"epochs": 3}),
         ("recover", {"batch_size": 24}),
         ("recover", {"weight_decay": 0.5}),
+        ("recover", {"lr_schedule": "cosine"}),
+        ("recover", {"lr_schedule": "one_cycle"}),
+        ("recover", {"warmup_epochs": 1.0}),
+        ("recover", {"ema": 0.5}),
+        ("recover", {"mixup": 0.2}),
+        ("recover", {"label_smoothing": 0.1}),
+        ("recover", {"feature_weight": 10.0}),
+        ("recover", {"feature_weight": 10.0, "feature_blocks": ["features.1"]}),
         ("recalibrate", {"split": "val"}),
         ("recalibrate", {"images": 20}),
         ("prune", {"importance": "bn_gamma"}),
+        ("prune", {"importance": "taylor"}),
+        ("prune", {"coupled": "all"}),
+        ("prune", {"normalise": "isomorphic"}),
+        ("prune", {"scope": "all"}),
+        ("activations", {"early": "relu"}),
         ("prune", {"align": 1}),
         ("prune", {"protect": ["features.10"]}),
         ("augment", {"flip_horizontal": False}),
@@ -174,6 +190,67 @@ def test_patience_and_thresholds_decide_when_to_stop(pruned: Path, tmp_path: Pat
     assert summary.outcomes[0].up_to_date  # the limit chooses among levels, it does not make them
     assert summary.outcomes[1].record is None
     assert summary.outcomes[1].reason == summary.stopped
+
+
+def test_a_step_that_loses_too_much_is_halved_and_the_next_run_knows(pruned: Path, tmp_path: Path) -> None:
+    """The log: "10 to 20 % is too big a jump", found by hand there."""
+    root = copied(pruned, tmp_path / "project")
+    # No step may lose anything at all, and a step of 0.04 can be halved once: 0.3, then 0.32 where 0.34 loses.
+    recipe = recipe_of(root, prune={"targets": [0.3, 0.34], "max_step_drop": 0.0})
+    listener = Listener()
+    first = prune_to_schedule(recipe, Workspace(root), listener)
+    halved = [line for line in listener.lines if "going by" in line]
+    made = [outcome.record.level for outcome in first.outcomes if outcome.record is not None]
+    assert made[-1] == "s34"
+    assert len(made) == 2 + len(halved)
+    again = prune_to_schedule(recipe, Workspace(root), SilentReporter())
+    assert all(outcome.up_to_date for outcome in again.outcomes)
+    assert [outcome.record.weights for outcome in again.outcomes] == [
+        outcome.record.weights for outcome in first.outcomes
+    ]
+
+
+def test_with_teacher_previous_the_last_level_is_the_assistant(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    summary = prune_to_schedule(recipe_of(root, recover={"teacher": "previous"}), Workspace(root), SilentReporter())
+    first, second = (outcome.record for outcome in summary.outcomes)
+    assert first is not None
+    assert second is not None
+    assert first.inputs.teacher == first.inputs.baseline
+    assert second.inputs.teacher == first.weights
+
+
+def test_a_budget_makes_a_level_that_meets_it(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe, workspace = recipe_of(root, prune={"scope": "all"}), Workspace(root)
+    dense = open_baseline(recipe, workspace, SilentReporter()).dense.cost
+    budget = parse_budget(f"macs={dense.macs // 2} params={dense.params // 3}")
+    made = prune_to_budget(recipe, workspace, SilentReporter(), budget=budget)
+    assert made.level == budget.level_id()
+    assert made.record.cost.macs <= dense.macs // 2
+    assert made.record.cost.params <= dense.params // 3
+    # Whole blocks end near the bound, not far below it.
+    used = max(made.record.cost.macs / (dense.macs // 2), made.record.cost.params / (dense.params // 3))
+    assert used >= 0.95
+    again = prune_to_budget(recipe, workspace, SilentReporter(), budget=budget)
+    assert again.up_to_date
+    bundle = export_levels(recipe, workspace, SilentReporter(), target=None, budget=budget).summaries[0]
+    gates = {gate.name: gate for gate in bundle.verdict.gates}
+    assert gates["budget_macs"].figure == made.record.cost.macs
+    assert gates["budget_params"].passed
+
+
+def test_a_budget_that_nothing_meets_names_the_floor(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    with pytest.raises(EdgepruneError, match=r"params: lowest reachable [\d,]+") as caught:
+        prune_to_budget(
+            recipe_of(root, prune={"scope": "all"}),
+            Workspace(root),
+            SilentReporter(),
+            budget=parse_budget("params=1k"),
+        )
+    assert caught.value.exit_code == 1
+    assert not (root / "models" / "tiny-b").exists()
 
 
 def test_a_target_beyond_reach_is_reported_and_the_run_ends_well(pruned: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from edgeprune import __version__
 from edgeprune.cli.console import print_json
 from edgeprune.cli.devices import devices_app
 from edgeprune.cli.exporting import audit, export
+from edgeprune.cli.inspecting import census, sensitivity
 from edgeprune.cli.making import prune, train
 from edgeprune.cli.options import DEFAULT_RECIPE, JsonOption, RecipeArgument, open_workspace
 from edgeprune.cli.receiving import pull, verify
@@ -62,6 +63,8 @@ def list_(
 
 for _name, _command, _example in (
     ("train", train, "recipes/elpv96.yaml --weights none"),
+    ("census", census, "--network mobilenet_v2 --image-size 96 --json"),
+    ("sensitivity", sensitivity, "recipes/elpv96.yaml --fractions 0.25,0.5,0.75"),
     ("prune", prune, "recipes/elpv96.yaml --target 0.6"),
     ("audit", audit, "recipes/elpv96.yaml --target 0.6"),
     ("export", export, "recipes/elpv96.yaml --target 0.6"),

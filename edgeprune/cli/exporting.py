@@ -13,26 +13,37 @@ from edgeprune.cli.console import (
     print_json,
     print_verdict,
 )
-from edgeprune.cli.options import DEFAULT_RECIPE, DataOption, JsonOption, RecipeArgument, TargetOption, open_workspace
+from edgeprune.cli.options import (
+    DEFAULT_RECIPE,
+    BudgetOption,
+    DataOption,
+    JsonOption,
+    RecipeArgument,
+    TargetOption,
+    open_workspace,
+)
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError
 
 
 def audit(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     target: TargetOption = None,
+    budget: BudgetOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count parameters, MACs, peak activation memory and bytes of the finished levels, against the baseline."""
+    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import parse_target
 
     wanted = parse_target(target) if target is not None else None
+    bounds = parse_budget(budget) if budget is not None else None
     values = read_recipe(recipe, data_path=data)
     from edgeprune.pipeline import audit_levels
 
     with open_reporter(quiet=as_json) as reporter:
-        summary = audit_levels(values, open_workspace(), reporter, target=wanted)
+        summary = audit_levels(values, open_workspace(), reporter, target=wanted, budget=bounds)
     costs = {"dense": summary.dense, **summary.levels}
     if as_json:
         print_json({name: cost_values(cost, summary.dense) for name, cost in costs.items()})
@@ -40,11 +51,12 @@ def audit(
     print_costs(costs)
 
 
-def export(
+def export(  # noqa: PLR0917
     recipe: RecipeArgument = DEFAULT_RECIPE,
     target: Annotated[
         str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), or `all` finished levels")
     ] = None,
+    budget: BudgetOption = None,
     data: DataOption = None,
     device: Annotated[
         str | None, typer.Option(metavar="D", help="must fit: a name from `edgeprune devices`, or a file like those")
@@ -52,19 +64,21 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Audit, export, verify and publish a finished level to exports/NAME-sNN. Never prunes."""
+    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import parse_target
 
-    if target is None:
+    if target is None and budget is None:
         raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")
-    wanted = None if target == "all" else parse_target(target)
+    wanted = None if target in {None, "all"} else parse_target(str(target))
+    bounds = parse_budget(budget) if budget is not None else None
     values = read_recipe(recipe, data_path=data, device=device)
     from edgeprune.pipeline import export_levels
     from edgeprune.results import as_json as plain
 
     workspace = open_workspace()
     with open_reporter(quiet=as_json) as reporter:
-        outcome = export_levels(values, workspace, reporter, target=wanted)
+        outcome = export_levels(values, workspace, reporter, target=wanted, budget=bounds)
     if as_json:
         print_json(
             {

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprune.cli.console import open_reporter, print_json, print_levels, print_plans
-from edgeprune.cli.options import DEFAULT_RECIPE, DataOption, JsonOption, RecipeArgument, TargetOption, open_workspace
+from edgeprune.cli.options import (
+    DEFAULT_RECIPE,
+    BudgetOption,
+    DataOption,
+    JsonOption,
+    RecipeArgument,
+    TargetOption,
+    open_workspace,
+)
 from edgeprune.errors import TargetMissingError
 
 if TYPE_CHECKING:
+    from edgeprune.budget import Budget
     from edgeprune.pipeline import PruneSummary
     from edgeprune.recipe import Recipe
 
@@ -43,27 +52,34 @@ def train(
     typer.echo(f"test accuracy       {record.test.accuracy}, ROC AUC {record.test.roc_auc:.4f}")
 
 
-def prune(
+def prune(  # noqa: PLR0917
     recipe: RecipeArgument = DEFAULT_RECIPE,
     target: TargetOption = None,
+    budget: BudgetOption = None,
     data: DataOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate of the time")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Prune a recipe's baseline along its schedule, recover every level, keep each in models/NAME-sNN.
 
-    The last level is made ready for int8, which may take training: an export need not wait for it then.
+    The last level is made ready for int8, which may take training: an export need not wait for it then. With a budget,
+    one more level is cut from the last one (from the baseline, without a target) until its int8 file meets every bound.
     """
+    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import level_id, parse_target
 
     wanted = parse_target(target) if target is not None else None
+    bounds = parse_budget(budget) if budget is not None else None
     values = read_recipe(recipe, data_path=data)
     from edgeprune.pipeline import prune_to_schedule, ready_int8
     from edgeprune.results import as_json as plain
 
     if dry_run:
         _preview(values, wanted, as_json=as_json)
+        return
+    if bounds is not None:
+        _prune_to_budget(recipe, values, bounds, wanted, data, as_json=as_json)
         return
     with open_reporter(quiet=as_json) as reporter:
         summary = prune_to_schedule(values, open_workspace(), reporter, target=wanted)
@@ -89,6 +105,34 @@ def prune(
             f"The level {level_id(wanted)} is missing at the end: {summary.outcomes[-1].reason}",
             _advise_export(recipe, data, summary),
         )
+
+
+def _prune_to_budget(
+    path: Path, recipe: "Recipe", budget: "Budget", target: float | None, data: str | None, *, as_json: bool
+) -> None:
+    from edgeprune.pipeline import prune_to_budget, ready_int8
+    from edgeprune.results import as_json as plain
+
+    with open_reporter(quiet=as_json) as reporter:
+        outcome = prune_to_budget(recipe, open_workspace(), reporter, budget=budget, target=target)
+        ready_int8(recipe, open_workspace(), reporter, target=None, budget=budget)
+    if as_json:
+        print_json(
+            {
+                "level": outcome.level,
+                "budget": str(budget),
+                "up_to_date": outcome.up_to_date,
+                "record": plain(outcome.record),
+                "run": str(outcome.run) if outcome.run else None,
+            }
+        )
+        return
+    record = outcome.record
+    typer.echo(f"{outcome.level}: {budget}")
+    typer.echo(f"validation accuracy {record.val.accuracy}")
+    typer.echo(f"test accuracy       {record.test.accuracy}")
+    words = ["edgeprune", "export", str(path), "--budget", str(budget), *(["--data", data] if data else [])]
+    typer.echo(f"Next: {shlex.join(words)}")
 
 
 def _advise_export(recipe: Path, data: str | None, summary: "PruneSummary") -> str:

@@ -13,6 +13,13 @@ DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="i
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value instead of text")]
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), as 0.6")]
 
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="B", help='bounds to meet: "flash=300KB ram=64KB macs=4M params=400k", any of them'
+    ),
+]
+
 DEFAULT_RECIPE = Path("recipes/elpv96.yaml")
 
 

@@ -234,7 +234,7 @@ def _initial_weights_digest(weights: str) -> str:
 
 def teacher_folder(recipe: Recipe, workspace: Workspace) -> Path:
     """Where the checkpoint lies that recovery learns from."""
-    if recipe.recover.teacher == "baseline":
+    if recipe.recover.teacher in {"baseline", "previous"}:  # the first level follows the baseline either way
         return workspace.baseline_folder(recipe)
     return workspace.root / recipe.recover.teacher
 

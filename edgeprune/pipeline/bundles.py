@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune import __version__
+from edgeprune.budget import Budget
 from edgeprune.devices import DeviceProfile, load_device
 from edgeprune.errors import EdgepruneError, GateFailedError
 from edgeprune.files import digest_file, digest_json, write_json
@@ -59,7 +60,9 @@ class ExportOutcome:
     failures: dict[str, EdgepruneError]
 
 
-def export_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None) -> ExportOutcome:
+def export_levels(
+    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None, budget: Budget | None = None
+) -> ExportOutcome:
     """Audit, export, verify and publish one level, or every finished one, unless its bundle is up to date.
 
     A level that fails does not keep the others from their bundles.
@@ -69,13 +72,14 @@ def export_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, t
         workspace: where things lie.
         reporter: is told what goes on.
         target: the level's; None for all.
+        budget: the level's, which it must then meet as exported.
 
     Raises:
         InputError: the level does not exist or was made by another recipe, there is none at all, or no such device.
     """
     device = load_device(recipe.export.device) if recipe.export.device else None
     baseline = open_baseline(recipe, workspace, reporter)
-    levels = choose_levels(recipe, workspace, reporter, baseline, target=target)
+    levels = choose_levels(recipe, workspace, reporter, baseline, target=target, budget=budget)
     summaries: dict[str, ExportSummary] = {}
     for level, (folder, record) in levels.items():
         kept = _find_bundle(recipe, workspace, baseline, folder=folder, record=record, device=device)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
+from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import write_json
 from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
@@ -28,7 +29,7 @@ class AuditSummary:
 def finished_levels(recipe: Recipe, workspace: Workspace) -> list[str]:
     """Ids of the levels of this name that are on disk, by rising sparsity, whatever recipe made them."""
     found = []
-    for path in workspace.models.glob(f"{recipe.name}-s*/{RECORD}"):
+    for path in workspace.models.glob(f"{recipe.name}-[sb]*/{RECORD}"):
         record = load_record(path, LevelRecord)
         if record is not None and path.parent.name == f"{recipe.name}-{record.level}":
             found.append((record.plan.target, record.level))
@@ -36,9 +37,15 @@ def finished_levels(recipe: Recipe, workspace: Workspace) -> list[str]:
 
 
 def choose_levels(
-    recipe: Recipe, workspace: Workspace, reporter: Reporter, baseline: Baseline, *, target: float | None
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    baseline: Baseline,
+    *,
+    target: float | None,
+    budget: Budget | None = None,
 ) -> dict[str, tuple[Path, LevelRecord]]:
-    """The level of a target, or every finished level that is what the recipe says; the others are named.
+    """The level of a budget or a target, or every finished level that is what the recipe says; the others are named.
 
     Returns:
         Level id to folder and record.
@@ -46,6 +53,9 @@ def choose_levels(
     Raises:
         InputError: the level that was asked for cannot be used, or there is none at all.
     """
+    if budget is not None:
+        level = budget.level_id()
+        return {level: open_level(recipe, workspace, baseline, level, None, budget=budget)}
     if target is not None:
         return {level_id(target): open_level(recipe, workspace, baseline, level_id(target), target)}
     chosen = {}
@@ -59,7 +69,9 @@ def choose_levels(
     return chosen
 
 
-def audit_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None) -> AuditSummary:
+def audit_levels(
+    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None, budget: Budget | None = None
+) -> AuditSummary:
     """Costs of one level, or of every finished one, written to each level's audit.json.
 
     Raises:
@@ -67,14 +79,22 @@ def audit_levels(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, ta
     """
     baseline = open_baseline(recipe, workspace, reporter)
     costs = {}
-    for level, (folder, _) in choose_levels(recipe, workspace, reporter, baseline, target=target).items():
+    for level, (folder, _) in choose_levels(
+        recipe, workspace, reporter, baseline, target=target, budget=budget
+    ).items():
         checkpoint = load_checkpoint(folder, own_factory=recipe.model.network)
         costs[level] = audit_level(checkpoint, folder, dense=baseline.dense.cost)
     return AuditSummary(dense=baseline.dense.cost, levels=costs)
 
 
 def open_level(
-    recipe: Recipe, workspace: Workspace, baseline: Baseline, level: str, target: float | None
+    recipe: Recipe,
+    workspace: Workspace,
+    baseline: Baseline,
+    level: str,
+    target: float | None,
+    *,
+    budget: Budget | None = None,
 ) -> tuple[Path, LevelRecord]:
     """A finished level's folder and record.
 
@@ -83,8 +103,7 @@ def open_level(
     """
     folder = workspace.level_folder(recipe, level)
     record = load_record(folder / RECORD, LevelRecord)
-    wanted = target if target is not None else (record.plan.target if record is not None else None)
-    command = f"make prune TARGET={wanted:g}, with the same RECIPE and DATA" if wanted is not None else "make prune"
+    command = _command(record, target, budget)
     if record is None:
         there = ", ".join(finished_levels(recipe, workspace)) or "none"
         raise InputError(f"The level {level} of {recipe.name!r} does not exist (finished: {there}).", command)
@@ -94,12 +113,14 @@ def open_level(
             f"the DATA that it was pruned with; or {command}",
         )
     inputs = record.inputs
+    follows_parent = recipe.recover.teacher == "previous"
+    teacher = inputs.parent if follows_parent else checkpoint_digest(teacher_folder(recipe, workspace))
     differing = [
         what
         for what, found, wanted_now in (
             ("another recipe", inputs.recipe_part, recovery_digest(recipe)),
             ("another baseline", inputs.baseline, baseline.weights),
-            ("another teacher", inputs.teacher, checkpoint_digest(teacher_folder(recipe, workspace))),
+            ("another teacher", inputs.teacher, teacher),
             (f"edgeprune {inputs.edgeprune}", inputs.edgeprune, __version__),
         )
         if found != wanted_now
@@ -109,6 +130,15 @@ def open_level(
     if not is_checkpoint(folder, record.weights):
         raise InputError(f"The checkpoint in {folder} is damaged: it is not what its record names.", command)
     return folder, record
+
+
+def _command(record: LevelRecord | None, target: float | None, budget: Budget | None) -> str:
+    """What makes a level, or makes it again."""
+    bounds = str(budget) if budget is not None else (record.inputs.budget if record is not None else "")
+    if bounds:
+        return f'make prune BUDGET="{bounds}", with the same RECIPE and DATA'
+    wanted = target if target is not None else (record.plan.target if record is not None else None)
+    return f"make prune TARGET={wanted:g}, with the same RECIPE and DATA" if wanted is not None else "make prune"
 
 
 def audit_level(checkpoint: Checkpoint, folder: Path, *, dense: CostReport) -> CostReport:

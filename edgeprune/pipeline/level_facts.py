@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgeprune import __version__
+from edgeprune.budget import parse_budget
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, runtimes
 from edgeprune.pipeline.level_files import LevelFiles
@@ -68,6 +69,7 @@ def judge_level(
         *check_accuracy(comparison, max_drop=limits.max_accuracy_drop),
         check_latency(latency),
         *others.all_gates,
+        *check_budget(record, others, macs=record.cost.macs),
     ]
     if pruned.file_macs is not None:
         detail = f"channels padded to multiples of {FAST_MULTIPLE}, against the network as pruned, in torch"
@@ -153,3 +155,31 @@ def _onnx_facts(candidate: Candidate, accuracy: Accuracy, *, latency: LatencyCom
 def _initial_weights(recipe: Recipe, workspace: Workspace) -> str:
     record = load_record(workspace.baseline_folder(recipe) / RECORD, BaselineRecord)
     return record.initial_weights if record is not None else "unknown: the baseline's record is missing"
+
+
+def check_budget(record: LevelRecord, others: LevelFiles, *, macs: int) -> list[Gate]:
+    """One gate a bound of the budget that the level was made by, on the files as they are."""
+    if not record.inputs.budget:
+        return []
+    budget = parse_budget(record.inputs.budget)
+    int8 = next(
+        (file.facts for file in others.models if file.facts.path.startswith("model_int8") and file.facts.arena), None
+    )
+    figures: dict[str, float | None] = {
+        "macs": macs,
+        "params": record.cost.params,
+        "flash_bytes": int8.bytes if int8 is not None else None,
+        "ram_bytes": int8.arena.head_bytes if int8 is not None and int8.arena is not None else None,
+    }
+    gates = []
+    for name, bound in budget.bounds.items():
+        figure = figures.get(name)
+        detail = (
+            "the int8 TFLite file"
+            if name in {"flash_bytes", "ram_bytes"}
+            else "counter fvcore"
+            if name == "macs"
+            else ""
+        )
+        gates.append(at_most(f"budget_{name}", float("nan") if figure is None else figure, bound, detail))
+    return gates

@@ -7,17 +7,17 @@ from pathlib import Path
 from torch import nn
 
 from edgeprune import __version__
+from edgeprune.budget import Budget
 from edgeprune.errors import MissingExtraError
 from edgeprune.files import digest_json
 from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.conversions import Conversions
-from edgeprune.pipeline.finished import open_level
+from edgeprune.pipeline.finished import choose_levels
 from edgeprune.pipeline.int8 import RECORD, Int8Network, Int8Record, choose_int8
 from edgeprune.pipeline.records import LevelRecord, load_record
 from edgeprune.pipeline.settings import data_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.recipe import Recipe
-from edgeprune.schedule import level_id
 from edgeprune.zoo import load_checkpoint
 
 INT8_FORMATS = frozenset({"onnx_int8", "tflite_int8", "executorch"})
@@ -33,7 +33,9 @@ def require_mcu() -> None:
             raise MissingExtraError("edgeprune export", "mcu", module)
 
 
-def ready_int8(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float) -> None:
+def ready_int8(
+    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None, budget: Budget | None = None
+) -> None:
     """Choose the int8 version of a finished level, training included, so that an export need not wait for it.
 
     Does nothing where the recipe has no int8 format, or the extra ``mcu`` is not installed.
@@ -45,7 +47,12 @@ def ready_int8(recipe: Recipe, workspace: Workspace, reporter: Reporter, *, targ
     if not installed or not INT8_FORMATS & set(recipe.export.formats):
         return
     baseline = open_baseline(recipe, workspace, reporter)
-    folder, record = open_level(recipe, workspace, baseline, level_id(target), target)
+    levels = choose_levels(recipe, workspace, reporter, baseline, target=target, budget=budget)
+    for folder, record in levels.values():
+        _ready(recipe, reporter, baseline, folder=folder, record=record)
+
+
+def _ready(recipe: Recipe, reporter: Reporter, baseline: Baseline, *, folder: Path, record: LevelRecord) -> None:
     key = _key(recipe, baseline, record)
     kept = load_record(folder / RECORD, Int8Record)
     if kept is not None and kept.key == key:

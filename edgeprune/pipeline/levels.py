@@ -6,24 +6,23 @@ after the last finished level, a run with nothing new to do is over at once, and
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from edgeprune import __version__
 from edgeprune.errors import UnreachableTargetError
-from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
-from edgeprune.pipeline.one_level import Source, make_level
-from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
-from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.baseline import Baseline, open_baseline
+from edgeprune.pipeline.compact import open_compact
+from edgeprune.pipeline.course import Course
+from edgeprune.pipeline.one_level import cut_to_target, make_level
+from edgeprune.pipeline.planning import count_groups
+from edgeprune.pipeline.records import LevelRecord
 from edgeprune.pipeline.story import RunStory, closing_table, opening_lines, state_facts
 from edgeprune.pipeline.workspace import Reporter, Workspace
-from edgeprune.plan import find_groups
 from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
 from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config, unfinished_run
-from edgeprune.schedule import level_id, schedule_up_to
-from edgeprune.zoo import is_checkpoint
+from edgeprune.schedule import level_id, plan_steps, schedule_up_to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +97,12 @@ def prune_to_schedule(
     Raises:
         InputError: the recipe, the data or the baseline cannot be used.
     """
-    targets = schedule_up_to(recipe.prune.targets, target)
-    effective = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"targets": targets})})
+    targets = schedule_up_to(plan_steps(recipe.prune.schedule, recipe.prune.targets, recipe.prune.steps), target)
+    # What runs is what is saved: the steps as numbers, whatever rule made them.
+    steps_only = {"targets": targets, "schedule": "explicit"}
+    effective = recipe.model_copy(update={"prune": recipe.prune.model_copy(update=steps_only)})
     baseline = open_baseline(recipe, workspace, reporter)
-    prunable = cache(lambda: _count_prunable(recipe, baseline))
+    prunable = cache(lambda: sum(group.channels for group in count_groups(recipe, baseline.checkpoint.network)))
     threshold = stop_threshold(recipe, baseline)
     story = RunStory(
         reporter,
@@ -113,37 +114,43 @@ def prune_to_schedule(
     if unfinished_run(workspace.runs, name=recipe.name, kind="prune", config_yaml=effective.to_yaml()):
         # Interrupted between the last level and the closing table, it still owes its results.
         story.started()
-    teacher = Source("teacher", teacher_folder(recipe, workspace))
-    parent = Source("dense", baseline.folder)
-    recipe_part, teacher_weights = recovery_digest(recipe), teacher.weights
+    course = Course(recipe, workspace, baseline)
+    if recipe.prune.compact:
+        compact = open_compact(recipe, workspace, baseline, story=story, reporter=reporter)
+        if compact.level is not None:
+            course.start_at(compact.folder, compact.level)
     outcomes: list[Outcome] = []
     stopped = ""
-    for step in targets:
+    ahead = list(targets)
+    while ahead:
+        step = ahead.pop(0)
         if stopped:
             outcomes.append(Outcome(target=step, record=None, reason=stopped))
             continue
-        inputs = Inputs(
-            edgeprune=__version__,
-            recipe_part=recipe_part,
-            dataset=baseline.dataset.digest,
-            parent=parent.weights,
-            baseline=baseline.weights,
-            teacher=teacher_weights,
-            target=step,
-        )
-        folder = workspace.level_folder(recipe, level_id(step))
-        record = load_record(folder / RECORD, LevelRecord)
-        fresh = record is not None and record.inputs == inputs and is_checkpoint(folder, record.weights)
-        if not fresh:
+        record = course.finished(step)
+        fresh = record is not None
+        if record is None:
+            finer = course.finer_steps(step)
+            if finer:
+                ahead = [*finer, *ahead]  # an earlier run found this step too large
+                continue
             try:
                 record = make_level(
                     recipe,
                     baseline,
-                    parent=parent,
-                    teacher=teacher,
-                    inputs=inputs,
-                    prunable=prunable(),
-                    folder=folder,
+                    parent=course.parent,
+                    teacher=course.teacher,
+                    inputs=course.inputs(step),
+                    cut=partial(
+                        cut_to_target,
+                        recipe,
+                        course.parent,
+                        baseline.dataset,
+                        step,
+                        prunable=prunable(),
+                        story=story,
+                    ),
+                    folder=course.folder(step),
                     story=story,
                     reporter=reporter,
                 )
@@ -152,14 +159,21 @@ def prune_to_schedule(
                 (story if story.run is not None else reporter).say(f"Target {step:.2%} is n/a: {error.problem}")
                 outcomes.append(Outcome(target=step, record=None, reason=error.problem))
                 continue
-        assert record is not None
         if fresh:
             reporter.say(f"{record.level}: up to date ({record.val.accuracy.value:.4f} on val)")
+        halves = course.halve(step, record)
+        if halves:
+            (reporter if fresh else story).say(
+                f"Step to {step:.2%} lost {course.accuracy - record.val.accuracy.value:.4f}, more than "
+                f"{recipe.prune.max_step_drop}: going by {halves[0]:.2%}."
+            )
+            ahead = [*halves, *ahead]
+            continue
         outcomes.append(Outcome(target=step, record=record, up_to_date=fresh))
         if record.val.accuracy.value < threshold:
             stopped = f"Stopping: accuracy {record.val.accuracy.value:.4f} below baseline threshold {threshold:.4f}."
             (reporter if fresh else story).say(stopped)
-        parent = Source(record.level, folder)
+        course.advance(record)
     made = [outcome.record for outcome in outcomes if outcome.record is not None]
     summary = PruneSummary(
         baseline=baseline,
@@ -179,16 +193,6 @@ def stop_threshold(recipe: Recipe, baseline: Baseline) -> float:
     if recipe.prune.max_drop is not None:
         limits.append(baseline.dense.val.accuracy.value - recipe.prune.max_drop)
     return max(limits)
-
-
-def _count_prunable(recipe: Recipe, baseline: Baseline) -> int:
-    groups = find_groups(
-        baseline.checkpoint.network,
-        image_size=recipe.data.image_size,
-        scope=recipe.prune.scope,
-        protect=recipe.prune.protect,
-    )
-    return sum(group.channels for group in groups)
 
 
 def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story: RunStory) -> None:

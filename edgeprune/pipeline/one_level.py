@@ -1,28 +1,30 @@
 """One level: plan, surgery, recalibration, recovery, and the folder that keeps it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from edgeprune.audit import audit_cost
+from edgeprune.data import Dataset
 from edgeprune.errors import InputError
 from edgeprune.evaluation import evaluate_network
 from edgeprune.files import staged_folder
 from edgeprune.learning import EpochRecord, Fit
 from edgeprune.pipeline.baseline import Baseline
+from edgeprune.pipeline.planning import count_groups, plan_target, score_groups
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, require_ours, save_record
 from edgeprune.pipeline.settings import recalibrate, recover
 from edgeprune.pipeline.story import RunStory, epoch_line
 from edgeprune.pipeline.workspace import Reporter
-from edgeprune.plan import choose_channels, find_groups, score_channels
 from edgeprune.prune import remove_channels
 from edgeprune.recipe import Recipe
 from edgeprune.recover import learning_rate_for
 from edgeprune.results import ChannelPlan, as_json
 from edgeprune.schedule import level_id
-from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint
+from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint, with_early_relu
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,32 @@ class Source:
         """The checkpoint itself."""
         return load_checkpoint(self.folder, own_factory=recipe.model.network)
 
+    def open_for_cutting(self, recipe: Recipe) -> Checkpoint:
+        """The checkpoint with the activations that the recipe wants its levels to have."""
+        checkpoint, wanted = self.open(recipe), recipe.activations
+        return with_early_relu(checkpoint, blocks=wanted.blocks) if wanted.early == "relu" else checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How a level is cut.
+
+    Attributes:
+        level: its id.
+        title: what it is made for, for the log: ``target 60.0%``.
+        sparsity: decides the learning rate: the target, or what a budget came to.
+        plan: channels that stay.
+        network: the smaller network.
+        checkpoint: what it was cut from.
+    """
+
+    level: str
+    title: str
+    sparsity: float
+    plan: ChannelPlan
+    network: nn.Module
+    checkpoint: Checkpoint
+
 
 def make_level(
     recipe: Recipe,
@@ -49,7 +77,7 @@ def make_level(
     parent: Source,
     teacher: Source,
     inputs: Inputs,
-    prunable: int,
+    cut: Callable[[], Cut],
     folder: Path,
     story: RunStory,
     reporter: Reporter,
@@ -61,35 +89,36 @@ def make_level(
         baseline: data set, and the network that the level descends from.
         parent: the level before, or the unpruned network.
         teacher: what recovery learns from.
-        inputs: everything that decides the result; its ``target`` is the level's.
-        prunable: channels of the unpruned network.
+        inputs: everything that decides the result.
+        cut: makes the smaller network; called once the teacher is known to fit.
         folder: where the level appears.
         story: is told the log's lines.
         reporter: is told progress.
 
     Raises:
-        UnreachableTargetError: the target asks for more than can be removed.
         InputError: the teacher answers other classes or another size.
+        EdgepruneError: whatever ``cut`` raises.
     """
     began = time.perf_counter()
     require_ours(folder)
-    data, level, dataset = recipe.data, level_id(inputs.target), baseline.dataset
+    data, dataset = recipe.data, baseline.dataset
     teaching = _open_teacher(recipe, teacher, baseline)
-    plan, pruned = _cut(recipe, parent, inputs.target, prunable=prunable, story=story)
+    made = cut()
+    level, plan = made.level, made.plan
     story.say(f"Recalibrating BatchNorm statistics using the {recipe.recalibrate.split} loader...")
-    pruned = recalibrate(recipe, pruned, dataset)
+    pruned = recalibrate(recipe, made.network, dataset)
     before = evaluate_network(pruned, dataset.val, mean=data.mean, std=data.std)
     story.say(f"Post-surgery pre-recovery accuracy: {before.accuracy.value:.4f}")
     lr = learning_rate_for(
-        inputs.target,
+        made.sparsity,
         lr=recipe.recover.lr,
         lr_high=recipe.recover.lr_high,
         lr_high_threshold=recipe.recover.lr_high_threshold,
     )
 
     def tell(epoch: EpochRecord) -> None:
-        story.say(epoch_line(f"target {inputs.target:.1%}", epoch, recipe.recover.epochs))
-        story.record(level=level, target=inputs.target, **as_json(epoch))
+        story.say(epoch_line(made.title, epoch, recipe.recover.epochs))
+        story.record(level=level, target=plan.target, **as_json(epoch))
 
     with reporter.track(f"recovering {level}") as progress:
         fit = recover(
@@ -98,14 +127,13 @@ def make_level(
             teacher=teaching,
             dataset=dataset,
             lr=lr,
-            # Every level draws its own numbers, whichever levels were made before it in this process.
-            seed=recipe.seed + round(inputs.target * 1_000_000),
+            seed=level_seed(recipe, made.sparsity),
             on_epoch=tell,
             progress=progress,
         )
     checkpoint = Checkpoint(
         network=fit.network,
-        spec=parent.open(recipe).spec,
+        spec=made.checkpoint.spec,
         classes=dataset.classes,
         mean=data.mean,
         std=data.std,
@@ -135,20 +163,45 @@ def make_level(
     return record
 
 
-def _cut(
-    recipe: Recipe, parent: Source, target: float, *, prunable: int, story: RunStory
-) -> tuple[ChannelPlan, nn.Module]:
-    prune, size = recipe.prune, recipe.data.image_size
-    network = parent.open(recipe).network
-    groups = find_groups(network, image_size=size, scope=prune.scope, protect=prune.protect)
-    scores = score_channels(network, groups, importance=prune.importance)
-    plan = choose_channels(scores, target=target, prunable=prunable, importance=prune.importance, align=prune.align)
+def cut_to_target(
+    recipe: Recipe, parent: Source, dataset: Dataset, target: float, *, prunable: int, story: RunStory
+) -> Cut:
+    """Cut a level's channels from its parent.
+
+    Args:
+        recipe: scope, importance and alignment.
+        parent: the level before, or the unpruned network.
+        dataset: images for importances that look at any.
+        target: the level's.
+        prunable: channels of the unpruned network.
+        story: is told the log's lines.
+
+    Raises:
+        UnreachableTargetError: the target asks for more than can be removed.
+    """
+    checkpoint = parent.open_for_cutting(recipe)
+    groups = count_groups(recipe, checkpoint.network)
+    scores = score_groups(recipe, checkpoint.network, groups, dataset, seed=level_seed(recipe, target))
+    plan = plan_target(recipe, groups, scores, target, prunable=prunable)
+    what = "expand convs only" if recipe.prune.scope == "expand" else "all shared channels"
     story.say("", "---", "")
-    story.say(f"Pruning towards {target:.2%} global channel sparsity ({prune.scope} convs only)")
+    story.say(f"Pruning towards {target:.2%} global channel sparsity ({what})")
     story.say(f"Removing {plan.removed_now} channels (cumulative fraction {plan.removed_before / prunable:.1%})")
-    pruned = remove_channels(network, plan, image_size=size)
+    network = remove_channels(checkpoint.network, groups, plan, image_size=recipe.data.image_size)
     story.say(f"Cumulative removed fraction: {plan.achieved:.1%}")
-    return plan, pruned
+    return Cut(
+        level=level_id(target),
+        title=f"target {target:.1%}",
+        sparsity=target,
+        plan=plan,
+        network=network,
+        checkpoint=checkpoint,
+    )
+
+
+def level_seed(recipe: Recipe, target: float) -> int:
+    """Every level draws its own numbers, whichever levels were made before it in this process."""
+    return recipe.seed + round(target * 1_000_000)
 
 
 def _open_teacher(recipe: Recipe, teacher: Source, baseline: Baseline) -> nn.Module:

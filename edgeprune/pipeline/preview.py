@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from edgeprune.errors import UnreachableTargetError
 from edgeprune.pipeline.baseline import Baseline
+from edgeprune.pipeline.planning import count_groups, plan_target, score_groups
 from edgeprune.pipeline.settings import recover
-from edgeprune.plan import choose_channels, find_groups, score_channels
 from edgeprune.recipe import Recipe
 from edgeprune.results import ChannelPlan
-from edgeprune.schedule import schedule_up_to
+from edgeprune.schedule import plan_steps, schedule_up_to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,25 +22,16 @@ class Preview:
 
 def preview_plans(recipe: Recipe, baseline: Baseline, *, target: float | None) -> Preview:
     """What each target would leave if all went at once from the unpruned weights; recovery changes later rankings."""
-    checkpoint, prune = baseline.checkpoint, recipe.prune
-    census = find_groups(
-        checkpoint.network, image_size=checkpoint.spec.image_size, scope=prune.scope, protect=prune.protect
-    )
-    scores = score_channels(checkpoint.network, census, importance=prune.importance)
+    network, prune = baseline.checkpoint.network, recipe.prune
+    groups = count_groups(recipe, network)
+    scores = score_groups(recipe, network, groups, baseline.dataset, seed=recipe.seed)
+    prunable = sum(group.channels for group in groups)
     plans, unreachable = [], []
-    for step in schedule_up_to(prune.targets, target):
+    for step in schedule_up_to(plan_steps(prune.schedule, prune.targets, prune.steps), target):
         try:
-            plan = choose_channels(
-                scores,
-                target=step,
-                prunable=sum(group.channels for group in census),
-                importance=prune.importance,
-                align=prune.align,
-            )
+            plans.append(plan_target(recipe, groups, scores, step, prunable=prunable))
         except UnreachableTargetError as error:
             unreachable.append(error.problem)
-        else:
-            plans.append(plan)
     return Preview(plans=tuple(plans), unreachable=tuple(unreachable))
 
 

@@ -11,7 +11,7 @@ from edgeprune.export.onnx_file import OnnxExport
 from edgeprune.files import read_json, write_json
 from edgeprune.learning import EpochRecord
 from edgeprune.results import ChannelPlan, CostReport, Evaluation, Verdict, as_json
-from edgeprune.zoo.checkpoint import ARCHITECTURE
+from edgeprune.zoo.architecture import ARCHITECTURE
 
 RECORD = "record.json"
 Record = TypeVar("Record")
@@ -29,6 +29,7 @@ class Inputs:
         baseline: digest of the unpruned checkpoint that all of it descends from, or an empty string.
         teacher: digest of the teacher, or an empty string.
         target: channel sparsity asked for, or 0.
+        budget: bounds asked for, and the device that they are of, or an empty string.
     """
 
     edgeprune: str
@@ -38,6 +39,7 @@ class Inputs:
     baseline: str = ""
     teacher: str = ""
     target: float = 0.0
+    budget: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

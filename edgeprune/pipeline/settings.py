@@ -8,10 +8,10 @@ from torch import nn
 from edgeprune.batchnorm import recalibrate_batchnorm
 from edgeprune.data import Dataset, augment_batch, sample_images
 from edgeprune.files import digest_json
-from edgeprune.learning import Augment, EpochRecord, Fit
+from edgeprune.learning import Augment, EpochRecord, Fit, FitSettings, choose_rate
 from edgeprune.pipeline.workspace import Progress
 from edgeprune.recipe import Recipe
-from edgeprune.recover import recover_accuracy
+from edgeprune.recover import Distillation, recover_accuracy
 
 
 def training_digest(recipe: Recipe) -> str:
@@ -21,7 +21,14 @@ def training_digest(recipe: Recipe) -> str:
 
 def recovery_digest(recipe: Recipe) -> str:
     """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
-    schedule = {"targets": (), "min_accuracy": None, "max_drop": None}
+    schedule = {
+        "targets": (),
+        "schedule": "explicit",
+        "steps": 1,
+        "max_step_drop": None,
+        "min_accuracy": None,
+        "max_drop": None,
+    }
     part = recipe.model_copy(
         update={
             "prune": recipe.prune.model_copy(update=schedule),
@@ -29,7 +36,9 @@ def recovery_digest(recipe: Recipe) -> str:
             "recover": recipe.recover.model_copy(update={"teacher": ""}),
         }
     )
-    return digest_json([data_digest(part, "augment", "prune", "recalibrate", "recover"), recipe.train.bn_momentum])
+    return digest_json(
+        [data_digest(part, "activations", "augment", "prune", "recalibrate", "recover"), recipe.train.bn_momentum]
+    )
 
 
 def data_digest(recipe: Recipe, *sections: str) -> str:
@@ -82,22 +91,33 @@ def recover(
 ) -> Fit:
     """Recovery of a copy with the recipe's values; ``epochs`` replaces the recipe's for a trial."""
     values = recipe.recover
+    epochs = epochs if epochs is not None else values.epochs
     return recover_accuracy(
         network,
         teacher=teacher,
         dataset=dataset,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        alpha=values.alpha,
-        temperature=values.temperature,
-        epochs=epochs if epochs is not None else values.epochs,
-        patience=values.patience,
-        lr=lr,
-        batch_size=values.batch_size,
-        weight_decay=values.weight_decay,
-        bn_momentum=recipe.train.bn_momentum,
-        augment=augmentation(recipe),
-        seed=seed,
+        distillation=Distillation(
+            alpha=values.alpha,
+            temperature=values.temperature,
+            label_smoothing=values.label_smoothing,
+            feature_weight=values.feature_weight,
+            feature_blocks=values.feature_blocks,
+            cache_teacher=values.cache_teacher,
+        ),
+        settings=FitSettings(
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            lr=choose_rate(values.lr_schedule, lr=lr, warmup_epochs=values.warmup_epochs, epochs=epochs),
+            epochs=epochs,
+            patience=values.patience,
+            batch_size=values.batch_size,
+            weight_decay=values.weight_decay,
+            bn_momentum=recipe.train.bn_momentum,
+            augment=augmentation(recipe),
+            seed=seed,
+            ema=values.ema,
+            mixup=values.mixup,
+        ),
         on_epoch=on_epoch,
         progress=progress,
     )

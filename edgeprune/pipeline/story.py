@@ -57,7 +57,7 @@ def opening_lines(recipe: Recipe, dense: DenseRecord, *, prunable: int, threshol
     """Census, baseline, and the values that take effect: what stands first in a run's log."""
     recover, prune, cost = recipe.recover, recipe.prune, dense.cost
     return (
-        f"Total prunable channels (expand convs): {prunable}",
+        f"Total prunable channels ({'expand convs' if prune.scope == 'expand' else 'all'}): {prunable}",
         f"Baseline accuracy: {dense.val.accuracy.value:.4f} (eval {dense.val.seconds:.1f}s)",
         f"Baseline complexity: params={cost.params:,} ({cost.params / 1e6:.2f}M) | "
         f"MACs={cost.macs_thop:,} ({cost.macs_thop / 1e6:.2f}M) by thop, {cost.macs:,} by fvcore",

@@ -64,7 +64,9 @@ class AugmentSection(Section):
 class ModelSection(Section):
     """The network, and the weights that training starts from."""
 
-    network: str = Field("mobilenet_v3_small", description="a torchvision classifier, or package.module:function")
+    network: str = Field(
+        "mobilenet_v3_small", description="a torchvision classifier, timm/NAME, or package.module:function"
+    )
     weights: str = Field(
         "IMAGENET1K_V1", description="none, torchvision's name, a .safetensors file, or a folder of ours"
     )
@@ -87,13 +89,37 @@ class TrainSection(Section):
     )
 
 
+Importance = Literal["l1_norm", "l2_norm", "bn_gamma", "fpgm", "taylor", "activation", "lamp", "random"]
+
+
 class PruneSection(Section):
     """Which channels go, how many at each step, and when to stop."""
 
     targets: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    scope: Literal["expand"] = "expand"
+    schedule: Literal["explicit", "linear", "geometric", "one_shot"] = Field(
+        "explicit",
+        description="how the last target is reached: by those before it, in equal steps, in steps that each take the "
+        "same share of what is left, or at once",
+    )
+    steps: Count = Field(8, description="how many, for a linear or geometric schedule")
+    compact: bool = Field(
+        False, description="first remove what is dead, in a level of its own that answers as the baseline does"
+    )
+    max_step_drop: Share | None = Field(
+        None, description="a step that loses more validation accuracy than this is halved and made again"
+    )
+    scope: Literal["expand", "all"] = Field("expand", description="inner channels of blocks, or every shared channel")
     protect: tuple[str, ...] = Field((), description="names of modules whose channels are left alone")
-    importance: Literal["l1_norm", "bn_gamma"] = "l1_norm"
+    importance: Importance = "l1_norm"
+    coupled: Literal["producer", "all"] = Field(
+        "producer", description="ask the layer that makes a channel, or every layer that shares it"
+    )
+    normalise: Literal["none", "layer", "isomorphic"] = Field(
+        "none", description="what makes layers comparable: nothing, each layer's mean, or ranks among layers of a kind"
+    )
+    importance_images: Annotated[int, Field(ge=2)] = Field(
+        512, description="train images that taylor and activation look at, drawn with the recipe's seed"
+    )
     align: Literal[1, 2, 4, 8, 16, 32] = Field(8, description="kept channels per layer are a multiple of this")
     min_accuracy: Share | None = Field(None, description="stop below this validation accuracy")
     max_drop: Share | None = Field(None, description="stop this far below the baseline's validation accuracy")
@@ -106,6 +132,15 @@ class PruneSection(Section):
         return self
 
 
+class ActivationsSection(Section):
+    """Cheaper activations where images are still large and a hard-swish decides how much RAM is needed."""
+
+    early: Literal["keep", "relu"] = Field(
+        "keep", description="relu: hard-swish and SiLU of the first blocks become ReLU; recovery makes up for it"
+    )
+    blocks: Count = Field(1, description="how many blocks, counted from the input; 1 is the stem")
+
+
 class RecalibrateSection(Section):
     """Re-estimation of BatchNorm statistics before every evaluation that counts."""
 
@@ -116,18 +151,54 @@ class RecalibrateSection(Section):
 
 
 class RecoverSection(Section):
-    """Fine-tuning with distillation after every step: ``alpha`` weighs the teacher, ``1 - alpha`` the labels."""
+    """Fine-tuning with distillation after every step: ``alpha`` weighs the teacher, ``1 - alpha`` the labels.
 
-    teacher: str = Field("baseline", description="baseline, or the folder of any checkpoint of ours")
+    What stands below ``weight_decay`` is off unless the recipe asks for it.
+    """
+
+    teacher: str = Field(
+        "baseline",
+        description="baseline, previous (the level before, as an assistant), or the folder of any checkpoint of ours",
+    )
     alpha: Share = 0.5
     temperature: Positive = 4.0
     epochs: Count = 10
-    patience: Count = Field(4, description="stop after this many epochs without a better validation accuracy")
+    patience: Count = Field(
+        4,
+        description="stop after this many epochs without a better validation accuracy, before lr_schedule has reached "
+        "its end too; as many as epochs never stop",
+    )
     lr: Positive = 1e-4
     lr_high: Positive = Field(5e-5, description="learning rate from lr_high_threshold upwards")
     lr_high_threshold: Fraction = 0.25
     batch_size: Batch = 64
     weight_decay: NotNegative = 0.0
+    lr_schedule: Literal["constant", "cosine", "one_cycle"] = Field(
+        "constant", description="cosine falls to zero, one_cycle rises first; lr and lr_high are the highest rate"
+    )
+    warmup_epochs: NotNegative = Field(0.0, description="epochs of rise; one_cycle takes 30 % of all when this is 0")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay a step of averaged weights, which are then judged and kept, like 0.99"
+    )
+    mixup: NotNegative = Field(0.0, description="mix images in a proportion from Beta(mixup, mixup), like 0.2")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    feature_weight: NotNegative = Field(
+        0.0, description="weight of attention transfer: blocks shall look where the teacher's look"
+    )
+    feature_blocks: tuple[str, ...] = Field((), description="names of modules for that; all blocks when empty")
+    cache_teacher: bool = Field(
+        False, description="ask the teacher once for each image and orientation; only with flips and quarter turns"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.cache_teacher and (self.mixup or self.feature_weight):
+            raise ValueError(
+                "cache_teacher keeps logits of images that come again: it needs mixup 0 and feature_weight 0"
+            )
+        if self.feature_blocks and not self.feature_weight:
+            raise ValueError("feature_blocks are named, but feature_weight is 0")
+        return self
 
 
 Format = Literal["onnx", "onnx_int8", "tflite", "tflite_int8", "c", "executorch"]
@@ -206,6 +277,7 @@ class Recipe(Section):
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
     prune: PruneSection = PruneSection()
+    activations: ActivationsSection = ActivationsSection()
     recalibrate: RecalibrateSection = RecalibrateSection()
     recover: RecoverSection = RecoverSection()
     quantise: QuantiseSection = QuantiseSection()
@@ -214,7 +286,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if re.search(r"-(s\d\d\w*|dense)$", self.name):
+        if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}|dense|compact|sensitivity)$", self.name):
             raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
         return self
 

@@ -1,0 +1,232 @@
+"""A level made by a budget: bounds on flash, RAM, MACs, parameters, met by the file that the level really becomes."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune import __version__
+from edgeprune.budget import Budget
+from edgeprune.errors import InputError
+from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
+from edgeprune.pipeline.candidates import describe_level
+from edgeprune.pipeline.finished import open_level
+from edgeprune.pipeline.level_int8 import require_mcu
+from edgeprune.pipeline.levels import prune_to_schedule, stop_threshold
+from edgeprune.pipeline.one_level import Cut, Source, level_seed, make_level
+from edgeprune.pipeline.planning import count_groups, score_groups
+from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
+from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.story import RunStory, opening_lines
+from edgeprune.pipeline.structure import measure_structure
+from edgeprune.pipeline.workspace import Reporter, Workspace
+from edgeprune.plan import find_groups
+from edgeprune.plan.budget import Solution, solve_budget
+from edgeprune.plan.cost_model import ModelCost, trace_costs
+from edgeprune.prune import remove_channels
+from edgeprune.recipe import Recipe
+from edgeprune.results import as_json
+from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config
+from edgeprune.schedule import level_id
+from edgeprune.zoo import is_checkpoint
+
+# Each round corrects the cost model by what the file before came to; one or two are enough in practice.
+_ROUNDS = 5
+_FILE_BOUNDS = {"flash_bytes", "ram_bytes"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetOutcome:
+    """The level of a budget.
+
+    Attributes:
+        level: its id.
+        record: how it was made, and how it did.
+        up_to_date: it was there already.
+        run: folder of the run, or None when the level was up to date.
+        threshold: validation accuracy below which the recipe would stop.
+    """
+
+    level: str
+    record: LevelRecord
+    up_to_date: bool
+    run: Path | None
+    threshold: float
+
+
+def prune_to_budget(
+    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, budget: Budget, target: float | None = None
+) -> BudgetOutcome:
+    """Make the level of a budget, unless it is up to date.
+
+    The plan is solved on a cost model. Then the int8 file of the smaller network is written and measured before
+    anything is recovered; where it misses a bound, the model is corrected by what was measured, and solved again.
+
+    Args:
+        recipe: scope, importance, recovery.
+        workspace: where things lie.
+        reporter: is told the log's lines and the progress.
+        budget: at least one bound; flash and RAM are those of the int8 file.
+        target: channel sparsity that is pruned to first, step by step; the budget then cuts on from there.
+
+    Raises:
+        UnreachableBudgetError: with one block left in every group a bound is still too low.
+        InputError: the recipe, the data or the baseline cannot be used, or the bound cannot be measured here.
+    """
+    if budget.latency_ms is not None:
+        raise InputError(
+            f"latency={budget.latency_ms}ms: no table of this machine's latencies is there to plan with.",
+            "a bound on macs, which latency follows",
+        )
+    if _FILE_BOUNDS & budget.bounds.keys():
+        require_mcu()
+    baseline = open_baseline(recipe, workspace, reporter)
+    parent = Source("dense", baseline.folder)
+    if target is not None:
+        prune_to_schedule(recipe, workspace, reporter, target=target)
+        open_level(recipe, workspace, baseline, level_id(target), target)
+        parent = Source(level_id(target), workspace.level_folder(recipe, level_id(target)))
+    level = budget.level_id()
+    follows_parent = recipe.recover.teacher == "previous"
+    teacher = parent if follows_parent else Source("teacher", teacher_folder(recipe, workspace))
+    inputs = Inputs(
+        edgeprune=__version__,
+        recipe_part=recovery_digest(recipe),
+        dataset=baseline.dataset.digest,
+        parent=parent.weights,
+        baseline=baseline.weights,
+        teacher=teacher.weights,
+        target=target or 0.0,
+        budget=str(budget),
+    )
+    folder = workspace.level_folder(recipe, level)
+    threshold = stop_threshold(recipe, baseline)
+    kept = load_record(folder / RECORD, LevelRecord)
+    if kept is not None and kept.inputs == inputs and is_checkpoint(folder, kept.weights):
+        reporter.say(f"{level}: up to date ({kept.val.accuracy.value:.4f} on val)")
+        return BudgetOutcome(level=level, record=kept, up_to_date=True, run=None, threshold=threshold)
+    prunable = sum(group.channels for group in count_groups(recipe, baseline.checkpoint.network))
+    story = RunStory(
+        reporter,
+        opening=lambda: opening_lines(recipe, baseline.dense, prunable=prunable, threshold=threshold),
+        start=lambda: open_run(
+            workspace.runs, name=recipe.name, kind="budget", config_yaml=recipe.to_yaml(), now=datetime.now()
+        ),
+    )
+    record = make_level(
+        recipe,
+        baseline,
+        parent=parent,
+        teacher=teacher,
+        inputs=inputs,
+        cut=partial(_cut_to_budget, recipe, baseline, parent, budget, level=level, prunable=prunable, story=story),
+        folder=folder,
+        story=story,
+        reporter=reporter,
+    )
+    _close(recipe, workspace, record, budget, story)
+    return BudgetOutcome(level=level, record=record, up_to_date=False, run=story.started().path, threshold=threshold)
+
+
+def _cut_to_budget(
+    recipe: Recipe,
+    baseline: Baseline,
+    parent: Source,
+    budget: Budget,
+    *,
+    level: str,
+    prunable: int,
+    story: RunStory,
+) -> Cut:
+    checkpoint = parent.open_for_cutting(recipe)
+    network, size, prune = checkpoint.network, recipe.data.image_size, recipe.prune
+    groups = count_groups(recipe, network)
+    seed = level_seed(recipe, int(budget.digest, 16) / 2**32)
+    scores = score_groups(recipe, network, groups, baseline.dataset, seed=seed)
+    # Traced over every group: what is not in scope costs memory too.
+    everything = find_groups(network, image_size=size, scope="all", protect=())
+    known = {group.layer for group in everything}
+    model = trace_costs(
+        network,
+        (*everything, *(group for group in groups if group.layer not in known)),
+        image_size=size,
+        rotate=recipe.export.pad == "rotate",
+        split_peak=recipe.quantise.split_peak,
+    )
+    story.say("", "---", "", f"Pruning to the budget {budget}")
+    tightened, units = budget, {group.layer: group.unit for group in groups}
+    for _ in range(_ROUNDS):
+        solution = solve_budget(
+            scores,
+            model,
+            budget=tightened,
+            importance=prune.importance,
+            align=prune.align,
+            units=units,
+            prunable=prunable,
+        )
+        small = remove_channels(network, groups, solution.plan, image_size=size)
+        real = _measure(recipe, baseline, small, solution, budget)
+        story.say(_describe(solution, real))
+        missed = {
+            name: getattr(real, name) - bound for name, bound in budget.bounds.items() if getattr(real, name) > bound
+        }
+        if not missed:
+            return Cut(
+                level=level,
+                title=f"budget {budget}",
+                sparsity=solution.plan.achieved,
+                plan=solution.plan,
+                network=small,
+                checkpoint=checkpoint,
+            )
+        # What the model does not see of this file it will not see of the next one either.
+        predicted = {name: getattr(solution.cost, name) for name in missed}
+        lower = {name: int(budget.bounds[name] - (getattr(real, name) - predicted[name])) for name in missed}
+        lower = {name: min(value, int(tightened.bounds[name]) - 1) for name, value in lower.items()}
+        tightened = replace(tightened, **lower)
+    raise InputError(
+        f"After {_ROUNDS} plans the file still misses the budget by {missed}.", "bounds with a little more room"
+    )
+
+
+def _measure(recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget) -> ModelCost:
+    if not _FILE_BOUNDS & budget.bounds.keys():
+        return solution.cost
+    metadata = describe_level(recipe, baseline, None, layout="NHWC RGB int8", macs=solution.cost.macs)
+    structure = measure_structure(recipe, small, baseline.dataset, metadata)
+    return replace(
+        solution.cost,
+        flash_bytes=structure.flash_bytes,
+        ram_bytes=structure.ram_bytes,
+        ram_at=structure.ram_at,
+    )
+
+
+def _describe(solution: Solution, real: ModelCost) -> str:
+    cost = solution.cost
+    return (
+        f"Plan: {solution.plan.achieved:.1%} of the channels go, {solution.kept_importance:.1%} of the importance "
+        f"stays; {solution.binding or 'nothing'} binds{f' at {solution.binding_at}' if solution.binding else ''}; "
+        f"flash {real.flash_bytes:,} B (planned {cost.flash_bytes:,}), RAM {real.ram_bytes:,} B (planned "
+        f"{cost.ram_bytes:,}), {cost.macs:,} MACs, {cost.params:,} parameters"
+    )
+
+
+def _close(recipe: Recipe, workspace: Workspace, record: LevelRecord, budget: Budget, story: RunStory) -> None:
+    run = story.started()
+    line = f"{budget}: {record.test.accuracy} on test"
+    story.say("", line)
+    before = previous_config(workspace.runs, run)
+    changes = "(first run)" if before is None else "\n".join(describe_changes(before, recipe.model_dump(mode="json")))
+    add_journal_entry(
+        workspace.journal,
+        run=run,
+        goal=recipe.goal,
+        changes=changes or "(none)",
+        result=(*story.opening(), "", line),
+        analysis=[f"{record.cost.macs:,} MACs (fvcore), {record.cost.params:,} parameters."],
+    )
+    run.finish({"run": run.id, "recipe_digest": recipe.digest, "budget": str(budget), "level": as_json(record)})

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "edgeprune"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 # These need the extra `prune`. All others, new ones included, must import in the base install.
 HEAVY = (
+    "absorb",
     "audit",
     "batchnorm",
     "data",
@@ -19,6 +20,7 @@ HEAVY = (
     "evaluation",
     "export",
     "learning",
+    "masking",
     "pipeline",
     "plan",
     "prune",

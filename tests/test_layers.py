@@ -40,6 +40,7 @@ EXTRAS = (
     "onnxruntime",
     "onnxsim",
     "PIL",
+    "matplotlib",
     "scipy",
     "sklearn",
     "tflite_micro",

@@ -456,3 +456,25 @@ def test_another_teacher_changes_the_level(pruned: Path, tmp_path: Path) -> None
     recipe = recipe_of(root, recover={"teacher": "models/assistant"})
     prune_to_schedule(recipe, Workspace(root), SilentReporter(), target=0.3)
     assert checkpoint_digest(root / "models" / "tiny-s30") != before
+
+
+def test_with_compact_the_schedule_starts_without_dead_channels(pruned: Path, tmp_path: Path) -> None:
+    """A unit whose weights are zero costs nothing to remove; the first step is cut from what is left."""
+    root = copied(pruned, tmp_path / "project")
+    recipe, workspace = recipe_of(root, prune={"scope": "all", "compact": True}), Workspace(root)
+    folder = workspace.baseline_folder(recipe)
+    weights = load_file(folder / "model.safetensors")
+    # Eight rows of a squeeze-excite bottleneck die: weights and biases zero, so ReLU gives zero.
+    for name in ("weight", "bias"):
+        weights[f"features.10.block.2.fc1.{name}"][:8] = 0
+    save_file(weights, folder / "model.safetensors")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record["weights"] = checkpoint_digest(folder)
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    summary = prune_to_schedule(recipe, workspace, SilentReporter(), target=0.3)
+    first = summary.outcomes[0].record
+    assert first is not None
+    assert first.parent_level == "compact"
+    compact = json.loads((root / "models" / "tiny-compact" / "record.json").read_text(encoding="utf-8"))
+    assert first.inputs.parent == compact["weights"]
+    assert first.plan.removed_before >= 8

@@ -4,7 +4,7 @@ It comes before any ranking, because it costs nothing.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +124,13 @@ def open_compact(
             found = trial
             break
         refused.append(objection)
-    groups = found.groups if found is not None else ()
-    dead = DeadRecord(inputs=inputs, groups=groups, refused=tuple(refused), weights="", differences={})
+    dead = DeadRecord(
+        inputs=inputs,
+        groups=found.groups if found is not None else (),
+        refused=tuple(refused),
+        weights="",
+        differences={},
+    )
     if found is None or not found.plan.removed_now:
         save_record(findings, dead)
         for line in (*refused, _describe(dead, align=recipe.prune.align)):
@@ -133,9 +138,7 @@ def open_compact(
         return Compact(folder=folder, level=None, dead=dead, up_to_date=False)
     level = _keep(recipe, baseline, found, inputs, folder=folder, story=story, began=began)
     differences = {split: proof.difference(found, split) for split in ("train", "val", "test")}
-    dead = DeadRecord(
-        inputs=inputs, groups=groups, refused=tuple(refused), weights=level.weights, differences=differences
-    )
+    dead = replace(dead, weights=level.weights, differences=differences)
     save_record(findings, dead)
     story.say(*refused, _describe(dead, align=recipe.prune.align), *_describe_level(level, dead, baseline))
     story.record(level=COMPACT, achieved=level.plan.achieved, differences=differences)
@@ -184,14 +187,7 @@ def _load(folder: Path, findings: Path, inputs: Inputs) -> Compact | None:
 
 
 def _keep(
-    recipe: Recipe,
-    baseline: Baseline,
-    found: DeadSet,
-    inputs: Inputs,
-    *,
-    folder: Path,
-    story: RunStory,
-    began: float,
+    recipe: Recipe, baseline: Baseline, found: DeadSet, inputs: Inputs, *, folder: Path, story: RunStory, began: float
 ) -> LevelRecord:
     data, dataset, source = recipe.data, baseline.dataset, baseline.checkpoint
     val = evaluate_network(found.network, dataset.val, mean=data.mean, std=data.std)

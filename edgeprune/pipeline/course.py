@@ -1,9 +1,11 @@
 """Where a run stands on its schedule, and what the next level would be made of."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeprune import __version__
 from edgeprune.pipeline.baseline import Baseline, teacher_folder
+from edgeprune.pipeline.compact import COMPACT, Compact
 from edgeprune.pipeline.one_level import Source
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
@@ -19,6 +21,7 @@ class Course:
     Attributes:
         parent: the level that the next one is cut from.
         target, accuracy: its channel sparsity, and its accuracy on validation.
+        left: group to dead channels of it that only the alignment kept; they are the first to go.
     """
 
     def __init__(self, recipe: Recipe, workspace: Workspace, baseline: Baseline) -> None:
@@ -27,6 +30,7 @@ class Course:
         self._teacher = Source("teacher", teacher_folder(recipe, workspace))
         self.parent = Source("dense", baseline.folder)
         self.target, self.accuracy = 0.0, baseline.dense.val.accuracy.value
+        self.left: Mapping[str, Sequence[int]] = {}
 
     @property
     def teacher(self) -> Source:
@@ -74,12 +78,15 @@ class Course:
             steps.insert(0, middle)
         return steps if len(steps) > 1 else []
 
-    def start_at(self, folder: Path, record: LevelRecord) -> None:
-        """Begin with a level that is no step of the schedule: what is left once dead channels are gone."""
-        self.parent = Source(record.level, folder)
-        self.target, self.accuracy = record.plan.achieved, record.val.accuracy.value
+    def start_at(self, compact: Compact) -> None:
+        """Begin with what is left once dead channels are gone, which is no step of the schedule."""
+        self.left = compact.dead.left
+        if compact.level is not None:
+            self.parent = Source(COMPACT, compact.folder)
+            self.target, self.accuracy = compact.level.plan.achieved, compact.level.val.accuracy.value
 
     def advance(self, record: LevelRecord) -> None:
         """Go on from a level."""
         self.parent = Source(record.level, self.folder(record.plan.target))
         self.target, self.accuracy = record.plan.target, record.val.accuracy.value
+        self.left = {}  # recovery may have revived them

@@ -116,9 +116,7 @@ def prune_to_schedule(
         story.started()
     course = Course(recipe, workspace, baseline)
     if recipe.prune.compact:
-        compact = open_compact(recipe, workspace, baseline, story=story, reporter=reporter)
-        if compact.level is not None:
-            course.start_at(compact.folder, compact.level)
+        course.start_at(open_compact(recipe, workspace, baseline, story=story, reporter=reporter))
     outcomes: list[Outcome] = []
     stopped = ""
     ahead = list(targets)
@@ -148,6 +146,7 @@ def prune_to_schedule(
                         baseline.dataset,
                         step,
                         prunable=prunable(),
+                        left=course.left,
                         story=story,
                     ),
                     folder=course.folder(step),

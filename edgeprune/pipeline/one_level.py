@@ -1,7 +1,7 @@
 """One level: plan, surgery, recalibration, recovery, and the folder that keeps it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, require_ours
 from edgeprune.pipeline.settings import recalibrate, recover
 from edgeprune.pipeline.story import RunStory, epoch_line
 from edgeprune.pipeline.workspace import Reporter
+from edgeprune.plan.dead import rank_first
 from edgeprune.prune import remove_channels
 from edgeprune.recipe import Recipe
 from edgeprune.recover import learning_rate_for
@@ -164,7 +165,14 @@ def make_level(
 
 
 def cut_to_target(
-    recipe: Recipe, parent: Source, dataset: Dataset, target: float, *, prunable: int, story: RunStory
+    recipe: Recipe,
+    parent: Source,
+    dataset: Dataset,
+    target: float,
+    *,
+    prunable: int,
+    left: Mapping[str, Sequence[int]],
+    story: RunStory,
 ) -> Cut:
     """Cut a level's channels from its parent.
 
@@ -174,6 +182,7 @@ def cut_to_target(
         dataset: images for importances that look at any.
         target: the level's.
         prunable: channels of the unpruned network.
+        left: group to dead channels, which go first.
         story: is told the log's lines.
 
     Raises:
@@ -182,7 +191,7 @@ def cut_to_target(
     checkpoint = parent.open_for_cutting(recipe)
     groups = count_groups(recipe, checkpoint.network)
     scores = score_groups(recipe, checkpoint.network, groups, dataset, seed=level_seed(recipe, target))
-    plan = plan_target(recipe, groups, scores, target, prunable=prunable)
+    plan = plan_target(recipe, groups, rank_first(scores, left), target, prunable=prunable)
     what = "expand convs only" if recipe.prune.scope == "expand" else "all shared channels"
     story.say("", "---", "")
     story.say(f"Pruning towards {target:.2%} global channel sparsity ({what})")

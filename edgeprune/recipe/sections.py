@@ -68,7 +68,7 @@ class ModelSection(Section):
         "mobilenet_v3_small", description="a torchvision classifier, timm/NAME, or package.module:function"
     )
     weights: str = Field(
-        "IMAGENET1K_V1", description="none, torchvision's name, a .safetensors file, or a folder of ours"
+        "IMAGENET1K_V1", description="none, torchvision's or timm's name, a .safetensors file, or a folder of ours"
     )
     pad: Literal["torch", "same"] = Field("torch", description="padding of stride-2 convolutions")
     baseline: str | None = Field(None, description="folder of the unpruned checkpoint; models/<name> by default")
@@ -286,6 +286,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        changed = self.augment.shift_pixels or self.augment.brightness or self.augment.contrast
+        if self.recover.cache_teacher and changed:
+            raise ValueError("recover.cache_teacher needs an augmentation that only flips and turns")
         if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}|dense|compact|sensitivity)$", self.name):
             raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
         return self

@@ -160,10 +160,13 @@ def _build_without_weights(spec: NetworkSpec) -> nn.Module:
     # On the meta device nothing is drawn or allocated: the weights come from the file, and building an unpruned
     # network to read its channel counts costs milliseconds. A stranger's factory may keep buffers that no state dict
     # holds, so it is called for real, without moving the caller's random numbers on.
-    if ":" in spec.network:
-        with torch.random.fork_rng():
-            return build_network(spec)
-    with torch.device("meta"):
+    if ":" not in spec.network:
+        try:
+            with torch.device("meta"):
+                return build_network(spec)
+        except NotImplementedError:
+            pass  # RegNet computes its widths with tensors, which have no values there
+    with torch.random.fork_rng():
         return build_network(spec)
 
 

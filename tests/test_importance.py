@@ -208,6 +208,9 @@ def test_taylor_squares_each_batch_and_weighs_it_by_its_images() -> None:
     alone = [np.array(scores_of(network, group, importance="taylor", batches=[part])) for part in parts]
     together = scores_of(network, group, importance="taylor", batches=parts)
     assert together == pytest.approx((alone[0] + 3 * alone[1]) / 4, rel=1e-6)
+    image, label = parts[0]
+    four = scores_of(network, group, importance="taylor", batches=[(image.repeat(4, 1, 1, 1), label.repeat(4))])
+    assert four == pytest.approx(alone[0], rel=1e-5)
 
 
 def test_taylor_does_not_depend_on_how_two_layers_share_a_scale(tiny_network: Callable[..., nn.Module]) -> None:
@@ -437,7 +440,6 @@ def test_looking_changes_neither_the_network_nor_the_callers_random_numbers(
     assert all(module.training is training for module in network.modules())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    assert any(getattr(module, "inplace", False) for module in network.modules())
     with torch.no_grad():
         again = score_channels(network, groups, importance=importance, batches=some_batches())
     assert all((again[layer] == first[layer]).all() for layer in first)
@@ -449,6 +451,25 @@ def test_an_image_that_is_not_finite_is_refused(tiny_network, importance: str) -
     batches[1][0][0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match=rf"'{importance}' met a \w+ that is not finite at stem.1"):
         score_channels(tiny_network(), [group_of(8, whole("stem.0", 8))], importance=importance, batches=batches)
+
+
+def test_a_linear_layer_of_a_map_has_its_channels_last() -> None:
+    """As in ConvNeXt's blocks, whose hidden units see every pixel."""
+
+    class PerPixel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = linear([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.permute(0, 2, 3, 1)).mean(dim=(1, 2))
+
+    network, image = PerPixel(), torch.tensor([[1.0, 3.0], [2.0, 0.5], [9.0, 9.0]]).view(1, 3, 1, 2)
+    group, batches = group_of(2, whole("layer", 2)), [(image, torch.tensor([0]))]
+    assert scores_of(network, group, importance="activation", batches=batches) == [5.0, 8.5]
+    wrong = 1 / (1 + np.exp(2.0 - 2.5))  # the means are 2 and 2.5; this is what the second class is given
+    expected = [(wrong * 2.0) ** 2, (wrong * 2.5) ** 2]
+    assert scores_of(network, group, importance="taylor", batches=batches) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("importance", ON_IMAGES)
@@ -589,6 +610,7 @@ def test_equal_scores_rank_nothing_and_are_refused(importance: str, coupled: str
 def test_random_ranks_equal_channels_all_the_same() -> None:
     network = nn.Sequential(linear([[1.0], [1.0]]))
     assert len(set(scores_of(network, group_of(2, whole("0", 2)), importance="random"))) == 2
+    assert len(scores_of(network, group_of(1, whole("0", 1)), importance="random")) == 1
 
 
 @pytest.mark.parametrize("normalise", ["layer", "isomorphic"])

@@ -55,10 +55,6 @@ def observe_channels(
             "pass batches of train images, or importance: l1_norm",
         )
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in network.modules():
-        if hasattr(module, "inplace"):
-            # What is watched must still be there when the gradient comes back.
-            module.inplace = False  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
         norms = _norms_behind(network, batches[0][0][:1])
         places = {group.layer: _places(group, norms, coupled) for group in groups}
@@ -168,7 +164,6 @@ def _squared_loss_changes(network: nn.Module, places: set[_Place], batches: Batc
 
     with torch.enable_grad(), _watching(network, places, gate):
         for images, labels in batches:
-            gates.clear()
             loss = functional.cross_entropy(network(images), labels)
             gradients = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
             for place, gradient in zip(gates, gradients, strict=True):

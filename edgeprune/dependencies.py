@@ -205,9 +205,7 @@ class DependencyGraph:
         module = self._modules[name]
         assert isinstance(module, nn.Conv2d)
         straight = all(
-            index == root
-            for side in ("out", "in")
-            for index, root in found.parts.get((name, side), {}).items()
+            index == root for side in ("out", "in") for index, root in found.parts.get((name, side), {}).items()
         )
         if module.in_channels != module.out_channels or not straight:
             found.obstacle = f"{name} is a convolution in groups that does not keep their number or order"

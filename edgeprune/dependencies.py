@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch_pruning
 from torch import nn
+from torch_pruning.ops import OPTYPE
 
 from edgeprune.errors import InputError
 
@@ -109,8 +110,9 @@ class DependencyGraph:
     def __init__(self, network: nn.Module, *, image_size: int) -> None:
         self.network = copy.deepcopy(network).eval()
         self._modules = dict(self.network.named_modules())
-        self._names = {module: name for name, module in self._modules.items()}
+        self._names: dict[Any, str] = {module: name for name, module in self._modules.items()}
         self._parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        self._graph: Any = torch_pruning.DependencyGraph()
         example = torch.zeros(1, 3, image_size, image_size)
         with warnings.catch_warnings(), torch.enable_grad():
             # It warns of parameters that no module owns (ConvNeXt's layer scale), whose channels are left alone here.
@@ -118,13 +120,15 @@ class DependencyGraph:
             for parameter in self.network.parameters():
                 parameter.requires_grad_(True)
             try:
-                self._graph: Any = torch_pruning.DependencyGraph().build_dependency(self.network, example)
+                self._graph.build_dependency(self.network, example)
             except Exception as error:
-                # Whatever its arithmetic runs into: a division by zero at ShuffleNet's channel shuffle, for one.
+                # Whatever its arithmetic runs into; most often there is a reshaping behind it that can be named.
+                self._require_plain_maps()
                 raise InputError(
                     f"The channels of this network cannot be followed ({type(error).__name__}: {error}).",
                     "a network of another family, such as mobilenet_v3_small",
                 ) from None
+        self._require_plain_maps()
 
     def couplings(self) -> Iterator[Coupling]:
         """Every set of channels that convolutions and linear layers make, each once, in network order."""
@@ -136,6 +140,27 @@ class DependencyGraph:
             members = coupling.group.members
             claimed.update(member.layer for member in members if member.side == "out")
             yield coupling
+
+    def _require_plain_maps(self) -> None:
+        # torch-pruning follows channels through maps and their flattening. Through windows of maps (Swin, MaxViT) its
+        # indices multiply at every turn, and a walk may never come to an end; at ShuffleNet's shuffle it divides by 0.
+        # The graph stands from the answer back to the image.
+        for node in reversed(getattr(self._graph, "module2node", {}).values()):
+            dimensions = len(getattr(node.grad_fn, "_saved_self_sym_sizes", ()))
+            if dimensions > _MAP_DIMENSIONS and node.type == OPTYPE.RESHAPE:
+                raise InputError(
+                    f"The channels of this network cannot be followed: behind {self._layer_before(node)} a tensor of "
+                    f"{dimensions} dimensions is reshaped, as windows of a map or shuffled channels are.",
+                    "a network of another family, such as mobilenet_v3_small",
+                )
+
+    def _layer_before(self, node: Any) -> str:
+        before = [node]
+        for each in before:
+            if each.module in self._names:
+                return self._names[each.module]
+            before += [other for other in each.inputs if other not in before]
+        return "the image"
 
     def _follow(self, layer: str) -> Coupling:
         found = _Finding()
@@ -183,7 +208,8 @@ class DependencyGraph:
         elif name is None:
             # A product is squeeze-excite's gate and goes along; a sum is a residual connection, whose partners must
             # agree with it.
-            found.inner &= not any(part in str(item.dep.target.name) for part in _JOINTS)
+            node = item.dep.target
+            found.inner &= node.type not in _JOINTS and not any(part in str(node.name) for part in _SUMS)
         elif isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
             found.inner &= not isinstance(module, nn.Linear)
             found.inner &= not isinstance(module, nn.Conv2d) or bool(item.dep.target.inputs)
@@ -220,14 +246,15 @@ class DependencyGraph:
         if side == "in":
             assert isinstance(module, nn.Conv2d)
             function, count = pruner.prune_in_channels, module.in_channels
-        with warnings.catch_warnings():
-            # It warns of shapes that it cannot follow (Swin's windows); the trial cut finds out what comes of that.
-            warnings.simplefilter("ignore")
-            return self._graph.get_pruning_group(module, function, list(range(count)))
+        return self._graph.get_pruning_group(module, function, list(range(count)))
 
 
-# torch-pruning's names for what joins or divides channels of several layers.
-_JOINTS = ("AddBackward", "SubBackward", "_ConcatOp", "_SplitOp", "_SliceOp", "_OutputOp")
+# Images, channels, height, width.
+_MAP_DIMENSIONS = 4
+
+# What joins or divides channels of several layers; torch-pruning tells sums from products by autograd's names only.
+_JOINTS = (OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.OUTPUT)
+_SUMS = ("AddBackward", "SubBackward")
 
 
 def _makes_channels(module: nn.Module) -> bool:

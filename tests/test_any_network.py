@@ -1,6 +1,5 @@
 """Scope `all`: any network's shared channels are found, cut, kept as a checkpoint, exported, and proven equal."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from edgeprune.plan import find_groups
 from edgeprune.plan.groups import take_census
 from edgeprune.prune import remove_channels
 from edgeprune.verify.onnx_runtime import run_onnx
-from edgeprune.zoo import Checkpoint, NetworkSpec, load_checkpoint, save_checkpoint
+from edgeprune.zoo import Checkpoint, NetworkSpec, build_network, load_checkpoint, save_checkpoint
 
 Disturbed = Callable[..., nn.Module]
 
@@ -51,7 +50,6 @@ def test_every_torchvision_family_is_pruned_everywhere_and_proven_in_onnxruntime
     prove(full, network, tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra timm is not installed")
 @pytest.mark.parametrize("network", [TIMM[0], *(pytest.param(name, marks=pytest.mark.long) for name in TIMM[1:])])
 def test_networks_of_timm_are_pruned_everywhere_and_proven_in_onnxruntime(
     disturbed: Disturbed, tmp_path: Path, network: str
@@ -100,6 +98,17 @@ def test_what_stays_is_named_with_the_reason(reference: nn.Module) -> None:
     assert census.left_alone["features.5.block.0.0"] == "features.5 is protected"
     # The residual sum of blocks 4 to 6 goes through a protected module.
     assert census.left_alone["features.4.block.3.0"] == "features.5 is protected"
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [("shufflenet_v2_x0_5", "stage2.0.branch1.3"), ("swin_t", "features.5.5.norm1"), ("maxvit_t", "blocks")],
+)
+def test_windows_and_shuffled_channels_are_refused_at_once(network: str, layer: str) -> None:
+    """torch-pruning's walk through Swin's windows does not come to an end."""
+    built = build_network(NetworkSpec(network=network, num_classes=2, image_size=224))
+    with pytest.raises(InputError, match=rf"behind {layer}\S* a tensor of [56] dimensions is reshaped"):
+        find_groups(built, image_size=224, scope="all", protect=())
 
 
 def test_grouped_convolutions_lose_whole_groups(disturbed: Disturbed) -> None:

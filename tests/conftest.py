@@ -1,7 +1,7 @@
 """What many tests share: a hypothesis profile, networks that can tell right from wrong, and images in two shades."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # As the command line does; read when torch is loaded, so it stands before that.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -121,3 +121,12 @@ def reference() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_network(NetworkSpec(network="mobilenet_v3_small", num_classes=2, image_size=96))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread, and on a busy machine they wait long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

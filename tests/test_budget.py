@@ -16,6 +16,7 @@ from edgeprune.plan import choose_channels, find_groups
 from edgeprune.plan.blocks import cut_blocks
 from edgeprune.plan.budget import Solution, UnreachableBudgetError, solve_budget
 from edgeprune.plan.cost_model import CostModel, LatencyTable, trace_costs
+from edgeprune.verify.budget import check_budget
 from edgeprune.zoo import NetworkSpec, build_network
 
 Scores = dict[str, np.ndarray]
@@ -316,3 +317,10 @@ def test_random_budgets_are_met_with_little_left_over(name: str) -> None:
     # Memory in the first layers goes in steps of several per cent: a median, where one budget may have nothing else.
     assert np.median(slacks) <= 0.03
     assert max(seconds) < 4
+
+
+def test_the_gate_of_each_bound_fails_above_it_and_where_nothing_was_measured() -> None:
+    budget = parse_budget("flash=300KB ram=48KiB macs=4M params=400k")
+    figures = {"flash_bytes": 300_000, "ram_bytes": 49_153, "macs": 4_000_000}
+    gates = {gate.name: gate.passed for gate in check_budget(budget, figures)}
+    assert gates == {"budget_flash_bytes": True, "budget_ram_bytes": False, "budget_macs": True, "budget_params": False}

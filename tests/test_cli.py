@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from bundle_factory import snapshot
 from command import EDGEPRUNE, ENVIRONMENT, Answer, call_edgeprune, run_edgeprune, run_python
@@ -21,6 +20,8 @@ from typer.main import get_command
 
 from edgeprune import __version__
 from edgeprune.cli import app
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 COMMANDS = ("train", "census", "sensitivity", "prune", "audit", "export", "verify", "pull", "list", "devices")
 
@@ -42,15 +43,6 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
         return Answer(code, out, err)
 
     return run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for a second thread, and on a busy machine they wait long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

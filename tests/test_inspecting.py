@@ -38,18 +38,11 @@ from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.results import Accuracy, ChannelPlan, GroupPlan
 from edgeprune.zoo import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Ask = Callable[..., Answer]
 GROUP = "features.4.block.0.0"  # 96 channels
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for a second thread, and on a busy machine they wait long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from torch import nn
 
 from edgeprune import __version__
 from edgeprune.budget import Budget
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
 from edgeprune.pipeline.candidates import describe_level
 from edgeprune.pipeline.finished import open_level
 from edgeprune.pipeline.level_int8 import require_mcu
-from edgeprune.pipeline.levels import prune_to_schedule, stop_threshold
+from edgeprune.pipeline.levels import enter_journal, prune_to_schedule, stop_threshold
 from edgeprune.pipeline.one_level import Cut, Source, level_seed, make_level
 from edgeprune.pipeline.planning import count_groups, score_groups
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
@@ -22,13 +22,12 @@ from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.pipeline.workspace import Reporter, Workspace
-from edgeprune.plan import find_groups
 from edgeprune.plan.budget import Solution, solve_budget
 from edgeprune.plan.cost_model import ModelCost, trace_costs
 from edgeprune.prune import remove_channels
 from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
-from edgeprune.runs import add_journal_entry, describe_changes, open_run, previous_config
+from edgeprune.runs import open_run
 from edgeprune.schedule import level_id
 from edgeprune.zoo import is_checkpoint
 
@@ -145,23 +144,20 @@ def _cut_to_budget(
     groups = count_groups(recipe, network)
     seed = level_seed(recipe, int(budget.digest, 16) / 2**32)
     scores = score_groups(recipe, network, groups, baseline.dataset, seed=seed)
-    # Traced over every group: what is not in scope costs memory too.
-    everything = find_groups(network, image_size=size, scope="all", protect=())
-    known = {group.layer for group in everything}
     model = trace_costs(
         network,
-        (*everything, *(group for group in groups if group.layer not in known)),
+        groups,
         image_size=size,
         rotate=recipe.export.pad == "rotate",
         split_peak=recipe.quantise.split_peak,
     )
     story.say("", "---", "", f"Pruning to the budget {budget}")
-    tightened, units = budget, {group.layer: group.unit for group in groups}
+    units = {group.layer: group.unit for group in groups}
     for _ in range(_ROUNDS):
         solution = solve_budget(
             scores,
             model,
-            budget=tightened,
+            budget=budget,
             importance=prune.importance,
             align=prune.align,
             units=units,
@@ -170,10 +166,7 @@ def _cut_to_budget(
         small = remove_channels(network, groups, solution.plan, image_size=size)
         real = _measure(recipe, baseline, small, solution, budget)
         story.say(_describe(solution, real))
-        missed = {
-            name: getattr(real, name) - bound for name, bound in budget.bounds.items() if getattr(real, name) > bound
-        }
-        if not missed:
+        if all(getattr(real, name) <= bound for name, bound in budget.bounds.items()):
             return Cut(
                 level=level,
                 title=f"budget {budget}",
@@ -182,14 +175,8 @@ def _cut_to_budget(
                 network=small,
                 checkpoint=checkpoint,
             )
-        # What the model does not see of this file it will not see of the next one either.
-        predicted = {name: getattr(solution.cost, name) for name in missed}
-        lower = {name: int(budget.bounds[name] - (getattr(real, name) - predicted[name])) for name in missed}
-        lower = {name: min(value, int(tightened.bounds[name]) - 1) for name, value in lower.items()}
-        tightened = replace(tightened, **lower)
-    raise InputError(
-        f"After {_ROUNDS} plans the file still misses the budget by {missed}.", "bounds with a little more room"
-    )
+        model = model.calibrated(real=real, predicted=solution.cost)
+    raise EdgepruneError(f"{_ROUNDS} plans in turn missed the budget {budget}.", "bounds with a little more room")
 
 
 def _measure(recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget) -> ModelCost:
@@ -216,17 +203,14 @@ def _describe(solution: Solution, real: ModelCost) -> str:
 
 
 def _close(recipe: Recipe, workspace: Workspace, record: LevelRecord, budget: Budget, story: RunStory) -> None:
-    run = story.started()
     line = f"{budget}: {record.test.accuracy} on test"
     story.say("", line)
-    before = previous_config(workspace.runs, run)
-    changes = "(first run)" if before is None else "\n".join(describe_changes(before, recipe.model_dump(mode="json")))
-    add_journal_entry(
-        workspace.journal,
-        run=run,
-        goal=recipe.goal,
-        changes=changes or "(none)",
-        result=(*story.opening(), "", line),
+    enter_journal(
+        recipe,
+        workspace,
+        story,
+        result=[line],
         analysis=[f"{record.cost.macs:,} MACs (fvcore), {record.cost.params:,} parameters."],
     )
+    run = story.started()
     run.finish({"run": run.id, "recipe_digest": recipe.digest, "budget": str(budget), "level": as_json(record)})

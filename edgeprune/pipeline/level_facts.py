@@ -18,6 +18,7 @@ from edgeprune.publish.facts import BundleFacts, DataFacts, FileFacts, LevelFact
 from edgeprune.recipe import Recipe
 from edgeprune.results import Accuracy, Gate, LatencyComparison, Verdict, at_most
 from edgeprune.verify.accuracy import check_accuracy, compare_accuracy
+from edgeprune.verify.budget import check_budget
 from edgeprune.verify.latency import check_latency, compare_latency
 from edgeprune.verify.onnx_graph import check_graph, check_metadata
 from edgeprune.verify.parity import check_parity, check_simplification
@@ -69,7 +70,7 @@ def judge_level(
         *check_accuracy(comparison, max_drop=limits.max_accuracy_drop),
         check_latency(latency),
         *others.all_gates,
-        *check_budget(record, others, macs=record.cost.macs),
+        *_budget_gates(record, others),
     ]
     if pruned.file_macs is not None:
         detail = f"channels padded to multiples of {FAST_MULTIPLE}, against the network as pruned, in torch"
@@ -157,29 +158,11 @@ def _initial_weights(recipe: Recipe, workspace: Workspace) -> str:
     return record.initial_weights if record is not None else "unknown: the baseline's record is missing"
 
 
-def check_budget(record: LevelRecord, others: LevelFiles, *, macs: int) -> list[Gate]:
-    """One gate a bound of the budget that the level was made by, on the files as they are."""
+def _budget_gates(record: LevelRecord, others: LevelFiles) -> tuple[Gate, ...]:
     if not record.inputs.budget:
-        return []
-    budget = parse_budget(record.inputs.budget)
-    int8 = next(
-        (file.facts for file in others.models if file.facts.path.startswith("model_int8") and file.facts.arena), None
-    )
-    figures: dict[str, float | None] = {
-        "macs": macs,
-        "params": record.cost.params,
-        "flash_bytes": int8.bytes if int8 is not None else None,
-        "ram_bytes": int8.arena.head_bytes if int8 is not None and int8.arena is not None else None,
-    }
-    gates = []
-    for name, bound in budget.bounds.items():
-        figure = figures.get(name)
-        detail = (
-            "the int8 TFLite file"
-            if name in {"flash_bytes", "ram_bytes"}
-            else "counter fvcore"
-            if name == "macs"
-            else ""
-        )
-        gates.append(at_most(f"budget_{name}", float("nan") if figure is None else figure, bound, detail))
-    return gates
+        return ()
+    figures: dict[str, float] = {"macs": record.cost.macs, "params": record.cost.params}
+    for facts in (file.facts for file in others.models):
+        if facts.arena is not None:
+            figures |= {"flash_bytes": facts.bytes, "ram_bytes": facts.arena.head_bytes}
+    return check_budget(parse_budget(record.inputs.budget), figures)

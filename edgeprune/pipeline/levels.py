@@ -4,6 +4,7 @@ Every level is a folder that appears whole, keyed by everything that decides wha
 after the last finished level, a run with nothing new to do is over at once, and both end with the same weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -212,15 +213,22 @@ def _close(summary: PruneSummary, effective: Recipe, workspace: Workspace, story
         "stopped": summary.stopped,
         "levels": [outcome.as_values() for outcome in summary.outcomes],
     }
-    values = effective.model_dump(mode="json")
-    before = previous_config(workspace.runs, story.run)
-    changes = "(first run)" if before is None else "\n".join(describe_changes(before, values)) or "(none)"
+    enter_journal(effective, workspace, story, result=table, analysis=facts)
+    story.run.finish(results)
+
+
+def enter_journal(
+    recipe: Recipe, workspace: Workspace, story: RunStory, *, result: Sequence[str], analysis: Sequence[str]
+) -> None:
+    """Add a run to the journal, with what its recipe changed against the run before."""
+    run = story.started()
+    before = previous_config(workspace.runs, run)
+    changed = [] if before is None else describe_changes(before, recipe.model_dump(mode="json"))
     add_journal_entry(
         workspace.journal,
-        run=story.run,
-        goal=effective.goal,
-        changes=changes,
-        result=(*story.opening(), "", *table),
-        analysis=facts,
+        run=run,
+        goal=recipe.goal,
+        changes="(first run)" if before is None else "\n".join(changed) or "(none)",
+        result=(*story.opening(), "", *result),
+        analysis=analysis,
     )
-    story.run.finish(results)

@@ -64,8 +64,25 @@ def opening_lines(recipe: Recipe, dense: DenseRecord, *, prunable: int, threshol
         f"Effective values: importance={prune.importance} align={prune.align} alpha={recover.alpha} "
         f"temperature={recover.temperature} epochs={recover.epochs} patience={recover.patience} lr={recover.lr} "
         f"lr_high={recover.lr_high} from {recover.lr_high_threshold} recalibration={recipe.recalibrate.split} "
-        f"teacher={recover.teacher} threshold={threshold:.4f} seed={recipe.seed}",
+        f"teacher={recover.teacher} threshold={threshold:.4f} seed={recipe.seed}{_further(recipe)}",
     )
+
+
+# What the log's own line names; the others are told where they differ from their defaults.
+_NAMED = frozenset(
+    {"importance", "align", "alpha", "temperature", "epochs", "patience", "lr", "lr_high", "lr_high_threshold",
+     "teacher", "targets", "scope", "max_drop", "min_accuracy"}
+)  # fmt: skip
+
+
+def _further(recipe: Recipe) -> str:
+    changed = {
+        f"{title}.{key}": value
+        for title in ("prune", "activations", "recover")
+        for key, value in getattr(recipe, title).model_dump(exclude_defaults=True).items()
+        if key not in _NAMED
+    }
+    return "".join(f" {key}={value}" for key, value in changed.items())
 
 
 def epoch_line(title: str, epoch: EpochRecord, epochs: int) -> str:

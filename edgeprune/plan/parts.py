@@ -8,15 +8,11 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
 
 import numpy as np
 
+from edgeprune.channel_parts import ChainBytes, list_cuts, peak_of_cut
 from edgeprune.plan.file_steps import Step
-
-# Kernels handle channels in fours, and every part reads the input again.
-_UNIT = 4
-_MOST_PARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +86,7 @@ def peak_in_parts(chain: Chain, sizes: np.ndarray) -> int:
     wide, padded, narrow = (
         round(float(sizes[tensor]) / channels) for tensor in (chain.wide, chain.padded, chain.narrow)
     )
-    each = _Bytes(
+    each = ChainBytes(
         source=round(float(sizes[chain.source])),
         wide=wide,
         padded=padded if chain.padded != chain.wide else 0,
@@ -99,42 +95,6 @@ def peak_in_parts(chain: Chain, sizes: np.ndarray) -> int:
     return _lowest_peak(channels, each)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bytes:
-    """Of the source, and of one channel of the other tensors; 0 where nothing is padded."""
-
-    source: int
-    wide: int
-    padded: int
-    narrow: int
-
-
 @functools.lru_cache(maxsize=4096)
-def _lowest_peak(channels: int, each: _Bytes) -> int:
-    return min(_peak(sizes, each) for sizes in _compositions(channels))
-
-
-def _peak(sizes: tuple[int, ...], each: _Bytes) -> int:
-    peak = joined = 0
-    for number, size in enumerate(sizes):
-        waiting = joined + (each.source if number < len(sizes) - 1 else 0)
-        read = each.padded or each.wide
-        peak = max(
-            peak,
-            joined + each.source + size * each.wide,
-            waiting + 2 * size * each.wide,
-            waiting + size * (each.wide + each.padded),
-            waiting + size * (read + each.narrow),
-        )
-        joined += size * each.narrow
-    return max(peak, 2 * joined if len(sizes) > 1 else 0)
-
-
-def _compositions(channels: int) -> list[tuple[int, ...]]:
-    """All ways to cut channels into a few parts of whole units; the one that cuts nothing comes first."""
-    places = () if channels % _UNIT else range(_UNIT, channels, _UNIT)
-    return [
-        tuple(end - start for start, end in pairwise((0, *cuts, channels)))
-        for count in range(_MOST_PARTS)
-        for cuts in combinations(places, count)
-    ]
+def _lowest_peak(channels: int, each: ChainBytes) -> int:
+    return min(peak_of_cut(sizes, each) for sizes in list_cuts(channels))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgeprune.absorb import is_unpadded
 from edgeprune.quantise.fold import fold_batchnorm
 from edgeprune.quantise.graph import ScaleGroup, find_scale_groups, is_depthwise
 from edgeprune.quantise.hard_swish import use_linear_stretch
@@ -79,7 +80,7 @@ def condition_network(network: nn.Module, images: Tensor, *, equalise: bool = Tr
 def _remove_dead(network: nn.Module, group: ScaleGroup, ranges: dict[str, LayerRanges]) -> int:
     producer = network.get_submodule(group.producers[0])
     consumers = [network.get_submodule(name) for name in group.consumers]
-    if is_depthwise(producer) or not all(_is_unpadded(consumer) for consumer in consumers):
+    if is_depthwise(producer) or not all(is_unpadded(consumer) for consumer in consumers):
         return 0
     weight, bias = weight_of(producer), bias_of(producer)
     seen = ranges[group.producers[0]]
@@ -158,9 +159,3 @@ def _floor_rows(network: nn.Module, images: Tensor) -> int:
             set_parameter(layer, "weight", rows.view_as(weight))
             floored += len(low)
     return floored
-
-
-def _is_unpadded(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or (
-        type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding in ((0, 0), 0)
-    )

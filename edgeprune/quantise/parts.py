@@ -10,19 +10,15 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from edgeprune.channel_parts import ChainBytes, list_cuts, peak_of_cut
 from edgeprune.quantise.graph import follow_channels, is_depthwise, is_relu, trace_network
 from edgeprune.quantise.layers import bias_of, set_parameter, weight_of
 
-# Kernels handle channels in fours.
-_UNIT = 4
-# Every part reads the input again.
-_MOST_PARTS = 3
 # What few values exceed is clipped by calibration, and does not decide a part's range.
 _QUANTILE = 0.999
 
@@ -140,13 +136,14 @@ def _choose_split(chain: _Chain, noise: _Noise, *, others: int) -> _Split:
     """The sizes with the lowest peak, and of those the ones whose rounding is heard least; ``others`` is a floor."""
     channels = len(noise.reach)
     by_reach = noise.reach.argsort(stable=True)
+    each = _chain_bytes(chain, channels)
 
     def judge(sizes: tuple[int, ...]) -> tuple[int, float]:
         parts = torch.split(by_reach, list(sizes))
         heard = sum((noise.reach[part].max().square() * noise.gain[part].sum() for part in parts), torch.zeros(()))
-        return max(others, _peak(chain, sizes)), float(heard)
+        return max(others, peak_of_cut(sizes, each)), float(heard)
 
-    best = min(_compositions(channels), key=judge)
+    best = min(list_cuts(channels), key=judge)
     if judge(best)[0] >= judge((channels,))[0]:
         best = (channels,)
     # Within a part channels keep their order: another machine's last digits must not swap two of them.
@@ -154,27 +151,14 @@ def _choose_split(chain: _Chain, noise: _Noise, *, others: int) -> _Split:
     return _Split(order=order, sizes=best)
 
 
-def _compositions(channels: int) -> list[tuple[int, ...]]:
-    """All ways to cut channels into a few parts of whole units; the one that cuts nothing comes first."""
-    places = () if channels % _UNIT else range(_UNIT, channels, _UNIT)
-    return [
-        tuple(end - start for start, end in pairwise((0, *cuts, channels)))
-        for count in range(_MOST_PARTS)
-        for cuts in combinations(places, count)
-    ]
-
-
-def _peak(chain: _Chain, sizes: tuple[int, ...]) -> int:
-    """Values that are alive at once while a chain is computed in parts of these sizes."""
+def _chain_bytes(chain: _Chain, channels: int) -> ChainBytes:
     convolution, swish, depthwise = chain[:3]
-    source = sum(_size(node) for node in convolution.all_input_nodes)
-    wide, narrow = (_size(node) // sum(sizes) for node in (swish, depthwise))
-    peak = joined = 0
-    for number, size in enumerate(sizes):
-        waiting = joined + (source if number < len(sizes) - 1 else 0)
-        peak = max(peak, joined + source + size * wide, waiting + 2 * size * wide, waiting + size * (wide + narrow))
-        joined += size * narrow
-    return max(peak, 2 * joined if len(sizes) > 1 else 0)
+    return ChainBytes(
+        source=sum(_size(node) for node in convolution.all_input_nodes),
+        wide=_size(swish) // channels,
+        padded=0,
+        narrow=_size(depthwise) // channels,
+    )
 
 
 def _is_out_of_place(node: fx.Node, chain: _Chain, modules: dict[str, nn.Module]) -> bool:

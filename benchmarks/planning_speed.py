@@ -1,0 +1,81 @@
+"""Census, plan and surgery against Torch-Pruning's own pruner, wall time, in turns on one machine.
+
+    python benchmarks/planning_speed.py
+
+Last figures (2 cores of an AMD EPYC, torch 2.13.0, 224 pixels, medians of 7 turns): resnet50 1.49 s against 0.50 s,
+ratio 2.99; mobilenet_v3_large 0.53 s against 0.21 s, ratio 2.57. Short of the 1.1 that was meant. About half of ours is the
+trial cut in float64 that proves every group, which Torch-Pruning does not do.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch_pruning
+from torch import nn
+
+from edgeprune.plan import choose_channels, score_channels
+from edgeprune.plan.groups import take_census
+from edgeprune.prune import remove_channels
+from edgeprune.zoo import NetworkSpec, build_network
+
+SIZE = 224
+TARGET = 0.5
+TURNS = 7
+
+
+def prune_ours(network: nn.Module) -> None:
+    """Every shared channel, blocks of 8, each group proven by a trial cut."""
+    groups = take_census(network, image_size=SIZE, scope="all", protect=()).groups
+    scores = score_channels(network, groups, importance="l1_norm", coupled="all")
+    plan = choose_channels(
+        scores,
+        target=TARGET,
+        prunable=sum(group.channels for group in groups),
+        importance="l1_norm",
+        align=8,
+        units={group.layer: group.unit for group in groups},
+    )
+    remove_channels(network, groups, plan, image_size=SIZE)
+
+
+def prune_theirs(network: nn.Module) -> None:
+    """MagnitudePruner, global, rounded to 8, on a copy as ours is, checked by one forward pass as ours is."""
+    small = copy.deepcopy(network)
+    head = [module for module in small.modules() if isinstance(module, nn.Linear)][-1]
+    image = torch.zeros(1, 3, SIZE, SIZE)
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        small,
+        image,
+        importance=torch_pruning.importance.MagnitudeImportance(p=1),
+        global_pruning=True,
+        pruning_ratio=TARGET,
+        ignored_layers=[head],
+        round_to=8,
+    )
+    pruner.step()
+    with torch.no_grad():
+        small(image)
+
+
+def measure(run: Callable[[nn.Module], None], network: nn.Module) -> float:
+    """Seconds of one run."""
+    began = time.perf_counter()
+    run(network)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print medians and the median ratio of the turns for each network."""
+    for name in ("resnet50", "mobilenet_v3_large"):
+        network = build_network(NetworkSpec(network=name, num_classes=1000, image_size=SIZE))
+        turns = [(measure(prune_ours, network), measure(prune_theirs, network)) for _ in range(TURNS + 1)][1:]
+        ours, theirs = (statistics.median(times) for times in zip(*turns, strict=True))
+        ratio = statistics.median(mine / other for mine, other in turns)
+        print(f"{name}: ours {ours:.2f} s, Torch-Pruning {theirs:.2f} s, ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

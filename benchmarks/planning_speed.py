@@ -3,8 +3,8 @@
     python benchmarks/planning_speed.py
 
 Last figures (2 cores of an AMD EPYC, torch 2.13.0, 224 pixels, medians of 7 turns): resnet50 1.49 s against 0.50 s,
-ratio 2.99; mobilenet_v3_large 0.53 s against 0.21 s, ratio 2.57. Short of the 1.1 that was meant. About half of ours is the
-trial cut in float64 that proves every group, which Torch-Pruning does not do.
+ratio 2.99; mobilenet_v3_large 0.53 s against 0.21 s, ratio 2.57. Short of the 1.1 that was meant. About half of ours is
+the trial cut in float64 that proves every group, which Torch-Pruning does not do.
 """
 
 import copy

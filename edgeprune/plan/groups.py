@@ -14,6 +14,8 @@ from edgeprune.zoo import cut_channels
 
 # Float64 networks of a hundred layers agree to 1e-10; a channel taken for another one shows at 1e-4 and above.
 TRIAL_TOLERANCE = 1e-7
+# Which channels belong together does not depend on how many pixels there are, and 32 are seen in no time.
+_TRIAL_PIXELS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,7 @@ def _try_cuts(network: nn.Module, groups: Sequence[ChannelGroup], image_size: in
     All are tried at once; only where that fails are they tried one by one.
     """
     network = network.double()
+    image_size = _trial_size(network, image_size)
     problem = _try_cut(network, groups, image_size) if groups else ""
     if not problem:
         return {}
@@ -135,6 +138,17 @@ def _try_cuts(network: nn.Module, groups: Sequence[ChannelGroup], image_size: in
             "prune.protect with the names of the modules that count on their channels",
         )
     return failures
+
+
+def _trial_size(network: nn.Module, image_size: int) -> int:
+    if image_size <= _TRIAL_PIXELS:
+        return image_size
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, _TRIAL_PIXELS, _TRIAL_PIXELS, dtype=torch.double))
+    except (RuntimeError, AssertionError, ValueError):
+        return image_size  # a flattened map that a linear layer counts on, or a map that pooling leaves nothing of
+    return _TRIAL_PIXELS
 
 
 def _try_cut(network: nn.Module, groups: Sequence[ChannelGroup], image_size: int) -> str:

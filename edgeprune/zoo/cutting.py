@@ -24,13 +24,15 @@ def cut_channels(
     Returns:
         A smaller network, in the mode and of the precision of the one given.
     """
-    small = copy.deepcopy(network)
     names = sorted({**made, **read})
-    whole = {name: small.get_submodule(name).state_dict() for name in names}
+    whole = {name: network.get_submodule(name).state_dict(keep_vars=True) for name in names}
+    # What is replaced anyway is not copied before.
+    replaced = {id(tensor): tensor for state in whole.values() for tensor in state.values()}
+    small = copy.deepcopy(network, memo=replaced)
     lost = {name: (sorted(set(made.get(name, ()))), sorted(set(read.get(name, ())))) for name in names}
     resize_channels(small, {name: _counts_after(small.get_submodule(name), *lost[name]) for name in names})
     for name in names:
-        state = {key: _without(tensor, *lost[name]) for key, tensor in whole[name].items()}
+        state = {key: _without(tensor.detach(), *lost[name]) for key, tensor in whole[name].items()}
         small.get_submodule(name).load_state_dict(state, assign=True)
     return small
 
@@ -53,9 +55,10 @@ def _counts_after(module: nn.Module, made: list[int], read: list[int]) -> Channe
 
 
 def _without(tensor: Tensor, rows: list[int], columns: list[int]) -> Tensor:
+    whole = tensor
     for axis, gone in ((0, rows), (1, columns)):
         if gone and tensor.ndim > axis:
             kept = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
             kept[gone] = False
             tensor = tensor.index_select(axis, kept.nonzero().flatten())
-    return tensor
+    return whole.clone() if tensor is whole else tensor

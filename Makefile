@@ -2,12 +2,12 @@
 # Written for GNU make from 3.81 on, which is what macOS has.
 
 #: TARGET=       channel sparsity asked for, in (0, 1), such as 0.6; `export` also takes all
-#: BUDGET=       bounds that a level must meet, such as "flash=300KB ram=64KB macs=4M params=400k", instead of or after TARGET
+#: BUDGET=       bounds that a level must meet, such as "flash=300KB ram=64KB macs=4M", instead of or after TARGET
 #: LEVELS=       several targets for audit and export, such as LEVELS="0.3 0.6"; wins over TARGET
 #: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
 #: DATA=         an image folder, in place of the recipe's data
 #: WEIGHTS=      what training starts from, in place of the recipe's: none, a torchvision name, a file or a folder
-#: DEVICE=       a device that `export` must fit, such as stm32f746: see `edgeprune devices`
+#: DEVICE=       a device that `export` must fit, such as stm32f746 (see `edgeprune devices`); alone, it is the budget
 #: BUNDLE=       the bundle that `verify` checks; without it, every one in exports/
 #: PYTHON=python3    the interpreter that .venv is made with: 3.11, 3.12 or 3.13
 #: TORCH=auto    torch's build on Linux: auto (CPU only where there is no NVIDIA GPU), cpu, default (PyPI's, with CUDA)
@@ -60,10 +60,10 @@ sensitivity: setup ## prune each group alone, at several fractions: models/<name
 	$(BIN)/edgeprune sensitivity $(recipe)$(data)
 
 prune: setup ## prune step by step up to TARGET: models/<name>-s60/ and a run directory in runs/
-	$(BIN)/edgeprune prune $(recipe)$(call option,--target,TARGET)$(call option,--budget,BUDGET)$(data)
+	$(BIN)/edgeprune prune $(recipe)$(call option,--target,TARGET)$(call option,--budget,BUDGET)$(device)$(data)
 
 audit: setup ## what a level costs: parameters, MACs, activations, file bytes
-	$(call each_level,audit)
+	$(call each_level,audit,$(device))
 
 export: setup ## audit, export, verify and publish a level: exports/<name>-s60/
 	$(call each_level,export,$(device))

@@ -39,11 +39,14 @@ class _Kind:
 _KINDS = {
     "flash": _Kind(field="flash_bytes", units=_BYTES, example="300KB"),
     "ram": _Kind(field="ram_bytes", units=_BYTES, example="64KB"),
+    "arena": _Kind(field="arena_bytes", units=_BYTES, example="160KB"),
     "macs": _Kind(field="macs", units=_COUNTS, example="4M"),
     "params": _Kind(field="params", units=_COUNTS, example="400k"),
     "latency": _Kind(field="latency_ms", units=_TIMES, example="0.4ms"),
 }
-_EXAMPLE = " ".join(f"{name}={kind.example}" for name, kind in _KINDS.items())
+_EXAMPLE = "flash=300KB ram=64KB macs=4M params=400k latency=0.4ms"
+# What is typed where a recipe has a budget and none is wanted.
+_NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +56,25 @@ class Budget:
     Attributes:
         flash_bytes: of the int8 TFLite file.
         ram_bytes: head of TFLite Micro's arena for it: activations.
+        arena_bytes: all of that arena: head, tail (a 64-bit host's) and the scratch that CMSIS-NN's kernels ask for.
         macs: multiply-accumulates of one image, counter fvcore.
         params: weights and biases.
-        latency_ms: of one call.
+        latency_ms: of one call of model.onnx in ONNX Runtime, one thread, on this machine.
+        device: whose limits are among the bounds, or an empty string; only names the level.
     """
 
     flash_bytes: int | None = None
     ram_bytes: int | None = None
+    arena_bytes: int | None = None
     macs: int | None = None
     params: int | None = None
     latency_ms: float | None = None
+    device: str = ""
 
     @property
     def bounds(self) -> dict[str, float]:
         """Field name to bound, of those that are set."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found = {kind.field: getattr(self, kind.field) for kind in _KINDS.values()}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -75,20 +82,39 @@ class Budget:
         """Eight hexadecimal digits; 64KB and 64000B are the same budget."""
         return digest_json({name: float(value) for name, value in self.bounds.items()})[:_DIGITS]
 
-    def level_id(self, device: str = "") -> str:
-        """The name of a level that is made by this budget, with the device's name where one was given.
+    @property
+    def level(self) -> str:
+        """The name of the level that is made by this budget, with the device's name where one was given.
 
-        >>> Budget(ram_bytes=64000).level_id(), Budget(ram_bytes=64000).level_id("stm32f746")
+        >>> Budget(ram_bytes=64000).level, Budget(ram_bytes=64000, device="stm32f746").level
         ('b-eb9317ae', 'b-eb9317ae-stm32f746')
         """
-        return f"b-{self.digest}" + (f"-{device}" if device else "")
+        return f"b-{self.digest}" + (f"-{self.device}" if self.device else "")
 
     def tightened(self, other: "Budget") -> "Budget":
-        """The lower of each two bounds, so that what meets the result meets both."""
+        """The lower of each two bounds, so that what meets the result meets both; the other's device where it has one.
+
+        >>> str(Budget(ram_bytes=64000, macs=4_000_000).tightened(Budget(ram_bytes=32000, device="rp2040")))
+        'ram=32KB macs=4M'
+        """
         lower = dict(other.bounds)
         for name, bound in self.bounds.items():
             lower[name] = min(bound, lower.get(name, bound))
-        return dataclasses.replace(self, **lower)  # type: ignore[arg-type]
+        return Budget(**lower, device=other.device or self.device)  # type: ignore[arg-type]
+
+    def on_head(self, rest_bytes: int) -> "Budget":
+        """The same budget, with what bounds the whole arena turned into a bound on its head.
+
+        Args:
+            rest_bytes: tail and scratch.
+
+        >>> str(Budget(ram_bytes=64000, arena_bytes=100_000).on_head(40_000))
+        'ram=60KB'
+        """
+        if self.arena_bytes is None:
+            return self
+        head = Budget(ram_bytes=max(self.arena_bytes - rest_bytes, 1), device=self.device)
+        return dataclasses.replace(self, arena_bytes=None).tightened(head)
 
     def __str__(self) -> str:
         bounds = self.bounds
@@ -102,9 +128,13 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """A budget as it is typed: names and amounts with their units, in any order, spaces or commas between them.
 
+    ``none`` is a budget without bounds.
+
     Raises:
         InputError: nothing in it, an unknown name, a name twice, or an amount that ``parse_amount`` refuses.
     """
+    if text.strip() == _NOTHING:
+        return Budget()
     amounts: dict[str, str] = {}
     for part in text.replace(",", " ").split():
         name, equals, amount = part.partition("=")
@@ -137,7 +167,7 @@ def parse_amount(name: str, text: str) -> float:
     """An amount with its unit: bytes, a count, or milliseconds.
 
     Args:
-        name: ``flash``, ``ram``, ``macs``, ``params`` or ``latency``.
+        name: ``flash``, ``ram``, ``arena``, ``macs``, ``params`` or ``latency``.
         text: KB is 1000 bytes, KiB 1024; k, M and G are powers of 1000; ms, us or s.
 
     Raises:

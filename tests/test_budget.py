@@ -54,11 +54,11 @@ def test_a_budget_that_cannot_be_read_says_what_is_wrong_and_what_to_try(text: s
 
 def test_equal_budgets_have_one_name_however_they_are_typed() -> None:
     typed = ["ram=64KB macs=4M", "macs=4000k ram=64000B", "ram=0.064MB,macs=0.004G"]
-    assert len({parse_budget(text).level_id() for text in typed}) == 1
+    assert len({parse_budget(text).level for text in typed}) == 1
     assert parse_budget("latency=400us").digest == parse_budget("latency=0.4ms").digest
     assert parse_budget("ram=64KB").digest != parse_budget("flash=64KB").digest
     assert parse_budget("ram=64KB").digest != parse_budget("ram=64KiB").digest
-    name = parse_budget("ram=64KB").level_id("stm32f746")
+    name = dataclasses.replace(parse_budget("ram=64KB"), device="stm32f746").level
     assert name.startswith("b-")
     assert name.endswith("-stm32f746")
 

@@ -17,31 +17,45 @@ from edgeprune.cli.options import (
     DEFAULT_RECIPE,
     BudgetOption,
     DataOption,
+    DeviceOption,
     JsonOption,
+    MaxFlashOption,
+    MaxLatencyOption,
+    MaxMacsOption,
+    MaxParamsOption,
+    MaxRamOption,
     RecipeArgument,
     TargetOption,
     open_workspace,
+    read_bounds,
 )
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError
 
 
 def audit(
     recipe: RecipeArgument = DEFAULT_RECIPE,
+    *,
     target: TargetOption = None,
     budget: BudgetOption = None,
+    max_flash: MaxFlashOption = None,
+    max_ram: MaxRamOption = None,
+    max_macs: MaxMacsOption = None,
+    max_params: MaxParamsOption = None,
+    max_latency: MaxLatencyOption = None,
+    device: DeviceOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count parameters, MACs, peak activation memory and bytes of the finished levels, against the baseline."""
-    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import parse_target
 
     wanted = parse_target(target) if target is not None else None
-    bounds = parse_budget(budget) if budget is not None else None
-    values = read_recipe(recipe, data_path=data)
-    from edgeprune.pipeline import audit_levels
+    typed = read_bounds(budget, flash=max_flash, ram=max_ram, macs=max_macs, params=max_params, latency=max_latency)
+    values = read_recipe(recipe, data_path=data, device=device)
+    from edgeprune.pipeline import audit_levels, choose_bounds
 
+    values, bounds = choose_bounds(values, typed=typed, device=device, target=wanted)
     with open_reporter(quiet=as_json) as reporter:
         summary = audit_levels(values, open_workspace(), reporter, target=wanted, budget=bounds)
     costs = {"dense": summary.dense, **summary.levels}
@@ -51,31 +65,38 @@ def audit(
     print_costs(costs)
 
 
-def export(  # noqa: PLR0917
+def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
+    *,
     target: Annotated[
         str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), or `all` finished levels")
     ] = None,
     budget: BudgetOption = None,
+    max_flash: MaxFlashOption = None,
+    max_ram: MaxRamOption = None,
+    max_macs: MaxMacsOption = None,
+    max_params: MaxParamsOption = None,
+    max_latency: MaxLatencyOption = None,
+    device: DeviceOption = None,
     data: DataOption = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="D", help="must fit: a name from `edgeprune devices`, or a file like those")
-    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Audit, export, verify and publish a finished level to exports/NAME-sNN. Never prunes."""
-    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import parse_target
 
-    if target is None and budget is None:
-        raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")
     wanted = None if target in {None, "all"} else parse_target(str(target))
-    bounds = parse_budget(budget) if budget is not None else None
+    typed = read_bounds(budget, flash=max_flash, ram=max_ram, macs=max_macs, params=max_params, latency=max_latency)
     values = read_recipe(recipe, data_path=data, device=device)
-    from edgeprune.pipeline import export_levels
+    if target is None and typed is None and device is None and values.budget.bounds is None:
+        raise InputError("TARGET is not set, so there is nothing to export.", "make export TARGET=0.6, or TARGET=all")
+    from edgeprune.pipeline import choose_bounds, export_levels
     from edgeprune.results import as_json as plain
 
+    if target == "all":
+        bounds = None
+    else:
+        values, bounds = choose_bounds(values, typed=typed, device=device, target=wanted)
     workspace = open_workspace()
     with open_reporter(quiet=as_json) as reporter:
         outcome = export_levels(values, workspace, reporter, target=wanted, budget=bounds)

@@ -11,12 +11,19 @@ from edgeprune.cli.options import (
     DEFAULT_RECIPE,
     BudgetOption,
     DataOption,
+    DeviceOption,
     JsonOption,
+    MaxFlashOption,
+    MaxLatencyOption,
+    MaxMacsOption,
+    MaxParamsOption,
+    MaxRamOption,
     RecipeArgument,
     TargetOption,
     open_workspace,
+    read_bounds,
 )
-from edgeprune.errors import TargetMissingError
+from edgeprune.errors import InputError, TargetMissingError
 
 if TYPE_CHECKING:
     from edgeprune.budget import Budget
@@ -52,10 +59,17 @@ def train(
     typer.echo(f"test accuracy       {record.test.accuracy}, ROC AUC {record.test.roc_auc:.4f}")
 
 
-def prune(  # noqa: PLR0917
+def prune(
     recipe: RecipeArgument = DEFAULT_RECIPE,
+    *,
     target: TargetOption = None,
     budget: BudgetOption = None,
+    max_flash: MaxFlashOption = None,
+    max_ram: MaxRamOption = None,
+    max_macs: MaxMacsOption = None,
+    max_params: MaxParamsOption = None,
+    max_latency: MaxLatencyOption = None,
+    device: DeviceOption = None,
     data: DataOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and an estimate of the time")] = False,
     as_json: JsonOption = False,
@@ -65,16 +79,21 @@ def prune(  # noqa: PLR0917
     The last level is made ready for int8, which may take training: an export need not wait for it then. With a budget,
     one more level is cut from the last one (from the baseline, without a target) until its int8 file meets every bound.
     """
-    from edgeprune.budget import parse_budget
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import level_id, parse_target
 
     wanted = parse_target(target) if target is not None else None
-    bounds = parse_budget(budget) if budget is not None else None
-    values = read_recipe(recipe, data_path=data)
-    from edgeprune.pipeline import prune_to_schedule, ready_int8
+    typed = read_bounds(budget, flash=max_flash, ram=max_ram, macs=max_macs, params=max_params, latency=max_latency)
+    values = read_recipe(recipe, data_path=data, device=device)
+    from edgeprune.pipeline import choose_bounds, prune_to_schedule, ready_int8
     from edgeprune.results import as_json as plain
 
+    values, bounds = choose_bounds(values, typed=typed, device=device, target=wanted)
+    if dry_run and bounds is not None:
+        raise InputError(
+            f"--dry-run shows the plans of a schedule, not of a budget ({bounds}).",
+            "leave it out: the plan is told before anything is recovered, and can be interrupted there",
+        )
     if dry_run:
         _preview(values, wanted, as_json=as_json)
         return
@@ -131,7 +150,9 @@ def _prune_to_budget(
     typer.echo(f"{outcome.level}: {budget}")
     typer.echo(f"validation accuracy {record.val.accuracy}")
     typer.echo(f"test accuracy       {record.test.accuracy}")
-    words = ["edgeprune", "export", str(path), "--budget", str(budget), *(["--data", data] if data else [])]
+    words = ["edgeprune", "export", str(path), "--budget", str(budget)]
+    words += ["--device", str(recipe.export.device)] if recipe.export.device else []
+    words += ["--data", data] if data else []
     typer.echo(f"Next: {shlex.join(words)}")
 
 

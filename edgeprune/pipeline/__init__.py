@@ -9,6 +9,7 @@
 """
 
 from edgeprune.pipeline.baseline import make_baseline, open_baseline
+from edgeprune.pipeline.bounds import choose_bounds
 from edgeprune.pipeline.budgets import BudgetOutcome, prune_to_budget
 from edgeprune.pipeline.bundles import ExportOutcome, ExportSummary, export_levels
 from edgeprune.pipeline.census import PricedCensus, census_of_network, census_of_recipe

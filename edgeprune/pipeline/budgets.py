@@ -33,7 +33,7 @@ from edgeprune.zoo import is_checkpoint
 
 # Each round corrects the cost model by what the file before came to; one or two are enough in practice.
 _ROUNDS = 5
-_FILE_BOUNDS = {"flash_bytes", "ram_bytes"}
+_FILE_BOUNDS = {"flash_bytes", "ram_bytes", "arena_bytes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def prune_to_budget(
         prune_to_schedule(recipe, workspace, reporter, target=target)
         open_level(recipe, workspace, baseline, level_id(target), target)
         parent = Source(level_id(target), workspace.level_folder(recipe, level_id(target)))
-    level = budget.level_id()
+    level = budget.level
     follows_parent = recipe.recover.teacher == "previous"
     teacher = parent if follows_parent else Source("teacher", teacher_folder(recipe, workspace))
     inputs = Inputs(
@@ -153,20 +153,21 @@ def _cut_to_budget(
     )
     story.say("", "---", "", f"Pruning to the budget {budget}")
     units = {group.layer: group.unit for group in groups}
+    rest_bytes = 0
     for _ in range(_ROUNDS):
         solution = solve_budget(
             scores,
             model,
-            budget=budget,
+            budget=budget.on_head(rest_bytes),
             importance=prune.importance,
             align=prune.align,
             units=units,
             prunable=prunable,
         )
         small = remove_channels(network, groups, solution.plan, image_size=size)
-        real = _measure(recipe, baseline, small, solution, budget)
+        real, rest_bytes = _measure(recipe, baseline, small, solution, budget)
         story.say(_describe(solution, real))
-        if all(getattr(real, name) <= bound for name, bound in budget.bounds.items()):
+        if all(getattr(real, name) <= bound for name, bound in budget.on_head(rest_bytes).bounds.items()):
             return Cut(
                 level=level,
                 title=f"budget {budget}",
@@ -179,17 +180,18 @@ def _cut_to_budget(
     raise EdgepruneError(f"{_ROUNDS} plans in turn missed the budget {budget}.", "bounds with a little more room")
 
 
-def _measure(recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget) -> ModelCost:
+def _measure(
+    recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget
+) -> tuple[ModelCost, int]:
+    """What a plan really costs, and the bytes of the arena beside its head."""
     if not _FILE_BOUNDS & budget.bounds.keys():
-        return solution.cost
+        return solution.cost, 0
     metadata = describe_level(recipe, baseline, None, layout="NHWC RGB int8", macs=solution.cost.macs)
-    structure = measure_structure(recipe, small, baseline.dataset, metadata)
-    return replace(
-        solution.cost,
-        flash_bytes=structure.flash_bytes,
-        ram_bytes=structure.ram_bytes,
-        ram_at=structure.ram_at,
+    structure = measure_structure(recipe, small, baseline.dataset, metadata, whole_arena=budget.arena_bytes is not None)
+    real = replace(
+        solution.cost, flash_bytes=structure.flash_bytes, ram_bytes=structure.ram_bytes, ram_at=structure.ram_at
     )
+    return real, structure.rest_bytes
 
 
 def _describe(solution: Solution, real: ModelCost) -> str:

@@ -54,8 +54,7 @@ def choose_levels(
         InputError: the level that was asked for cannot be used, or there is none at all.
     """
     if budget is not None:
-        level = budget.level_id()
-        return {level: open_level(recipe, workspace, baseline, level, None, budget=budget)}
+        return {budget.level: open_level(recipe, workspace, baseline, budget.level, None, budget=budget)}
     if target is not None:
         return {level_id(target): open_level(recipe, workspace, baseline, level_id(target), target)}
     chosen = {}
@@ -136,7 +135,9 @@ def _command(record: LevelRecord | None, target: float | None, budget: Budget | 
     """What makes a level, or makes it again."""
     bounds = str(budget) if budget is not None else (record.inputs.budget if record is not None else "")
     if bounds:
-        return f'make prune BUDGET="{bounds}", with the same RECIPE and DATA'
+        device = budget.device if budget is not None else ""
+        named = f" DEVICE={device}" if device else ""
+        return f'make prune BUDGET="{bounds}"{named}, with the same RECIPE and DATA'
     wanted = target if target is not None else (record.plan.target if record is not None else None)
     return f"make prune TARGET={wanted:g}, with the same RECIPE and DATA" if wanted is not None else "make prune"
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from edgeprune import __version__
 from edgeprune.budget import parse_budget
+from edgeprune.micro_scratch import cmsis_nn_scratch_bytes
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, runtimes
 from edgeprune.pipeline.level_files import LevelFiles
@@ -162,7 +163,9 @@ def _budget_gates(record: LevelRecord, others: LevelFiles) -> tuple[Gate, ...]:
     if not record.inputs.budget:
         return ()
     figures: dict[str, float] = {"macs": record.cost.macs, "params": record.cost.params}
-    for facts in (file.facts for file in others.models):
+    for file in others.models:
+        facts = file.facts
         if facts.arena is not None:
             figures |= {"flash_bytes": facts.bytes, "ram_bytes": facts.arena.head_bytes}
+            figures["arena_bytes"] = facts.arena.arena_bytes + cmsis_nn_scratch_bytes(file.path.read_bytes())
     return check_budget(parse_budget(record.inputs.budget), figures)

@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgeprune.budget import Budget, read_budget
 from edgeprune.calibration import METHODS
+from edgeprune.errors import InputError
 from edgeprune.files import digest_json
 from edgeprune.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from edgeprune.recipe.yaml_dialect import StrictDumper
@@ -89,6 +91,8 @@ class TrainSection(Section):
     )
 
 
+# Text with a unit, or a whole number of what has none.
+Amount = str | int | None
 Importance = Literal["l1_norm", "l2_norm", "bn_gamma", "fpgm", "taylor", "activation", "lamp", "random"]
 
 
@@ -129,6 +133,33 @@ class PruneSection(Section):
         # Closer together than this, two levels would share a name, and the second one overwrite the first.
         if any(later - earlier < 1e-7 for earlier, later in zip(self.targets, self.targets[1:], strict=False)):
             raise ValueError("targets must rise from step to step: each one is cumulative")
+        return self
+
+
+class BudgetSection(Section):
+    """Upper bounds that a level must meet, as BUDGET names them, with their units; what is left out is not bounded."""
+
+    flash: Amount = Field(None, description="bytes of the int8 TFLite file, like 300KB")
+    ram: Amount = Field(None, description="head of TFLite Micro's arena: activations, like 64KiB")
+    arena: Amount = Field(None, description="all of that arena: head, tail and the scratch of CMSIS-NN's kernels")
+    macs: Amount = Field(None, description="multiply-accumulates of one image, like 4M")
+    params: Amount = Field(None, description="weights and biases, like 400k")
+    latency: Amount = Field(
+        None, description="of model.onnx on this machine, like 0.4ms: see `edgeprune devices measure`"
+    )
+
+    @property
+    def bounds(self) -> Budget | None:
+        """The bounds as numbers; None without any."""
+        amounts = {name: str(value) for name, value in self.model_dump().items() if value is not None}
+        return read_budget(amounts) if amounts else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            _ = self.bounds
+        except InputError as error:
+            raise ValueError(error.problem.rstrip(".")) from None
         return self
 
 
@@ -277,6 +308,7 @@ class Recipe(Section):
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
     prune: PruneSection = PruneSection()
+    budget: BudgetSection = BudgetSection()
     activations: ActivationsSection = ActivationsSection()
     recalibrate: RecalibrateSection = RecalibrateSection()
     recover: RecoverSection = RecoverSection()
@@ -289,7 +321,7 @@ class Recipe(Section):
         changed = self.augment.shift_pixels or self.augment.brightness or self.augment.contrast
         if self.recover.cache_teacher and changed:
             raise ValueError("recover.cache_teacher needs an augmentation that only flips and turns")
-        if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}|dense|compact|sensitivity)$", self.name):
+        if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}[\w-]*|dense|compact|sensitivity)$", self.name):
             raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
         return self
 

@@ -33,7 +33,7 @@ def score_groups(
         importance=prune.importance,
         coupled=prune.coupled,
         normalise=prune.normalise,
-        batches=_sample_batches(recipe, dataset) if prune.importance in {"taylor", "activation"} else None,
+        batches=sample_batches(recipe, dataset) if prune.importance in {"taylor", "activation"} else None,
         seed=seed,
     )
 
@@ -56,7 +56,8 @@ def plan_target(
     )
 
 
-def _sample_batches(recipe: Recipe, dataset: Dataset) -> list[tuple[Tensor, Tensor]]:
+def sample_batches(recipe: Recipe, dataset: Dataset) -> list[tuple[Tensor, Tensor]]:
+    """The train images that an importance looks at, normalised, with their classes."""
     train, data = dataset.train, recipe.data
     size = min(SCORING_BATCH, len(train.labels))
     count = math.ceil(min(recipe.prune.importance_images, len(train.labels)) / size)

@@ -114,9 +114,9 @@ class PruneSection(Section):
     )
     scope: Literal["expand", "all"] = Field("expand", description="inner channels of blocks, or every shared channel")
     protect: tuple[str, ...] = Field((), description="names of modules whose channels are left alone")
-    importance: Importance = "l1_norm"
+    importance: Importance = Field("taylor", description="what is read off a channel; see `score_channels`")
     coupled: Literal["producer", "all"] = Field(
-        "producer", description="ask the layer that makes a channel, or every layer that shares it"
+        "all", description="ask the layer that makes a channel, or every layer that shares it"
     )
     normalise: Literal["none", "layer", "isomorphic"] = Field(
         "none", description="what makes layers comparable: nothing, each layer's mean, or ranks among layers of a kind"

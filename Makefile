@@ -1,7 +1,7 @@
 # The way in: `make` lists what there is. Every target sets itself up first, in .venv or in the active virtual environment.
 # Written for GNU make from 3.81 on, which is what macOS has.
 
-#: TARGET=       channel sparsity asked for, in (0, 1), such as 0.6; `export` also takes all
+#: TARGET=       channel sparsity asked for, in (0, 1), such as 0.6; `export` also takes all and compact
 #: BUDGET=       bounds that a level must meet, such as "flash=300KB ram=64KB macs=4M", instead of or after TARGET
 #: LEVELS=       several targets for audit and export, such as LEVELS="0.3 0.6"; wins over TARGET
 #: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
@@ -20,7 +20,7 @@ TORCH ?= auto
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup train census sensitivity prune audit export verify list
-.PHONY: check format-check lint types layers test test-long format clean distclean
+.PHONY: check format-check lint types layers test test-long bench format clean distclean
 
 empty :=
 space := $(empty) $(empty)
@@ -96,6 +96,10 @@ test: setup ## every test but the long ones
 
 test-long: setup ## the long tests: many networks, kill loops, large data
 	$(BIN)/python -m pytest -m long
+
+bench: setup ## the short benchmarks: planning speed, and how exactly random budgets are met
+	$(BIN)/python -W ignore benchmarks/planning_speed.py
+	$(BIN)/python -W ignore benchmarks/budget_accuracy.py
 
 format: setup ## format, and mend what ruff can mend
 	$(BIN)/ruff check --quiet --fix-only .

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.results import BlockCost, CostReport
+from edgeprune.zoo.tracing import trace_program
 
 # Operators that runtimes fuse into the convolution before them, or that only look at memory differently: their output
 # occupies no memory of its own. Hard-swish and hard-sigmoid are missing on purpose: TFLite runs them out of place.
@@ -30,6 +31,9 @@ def audit_cost(network: nn.Module, *, image_size: int, weights_file: Path | None
         network: not changed.
         image_size: height and width of the input, pixels.
         weights_file: its size is reported as ``checkpoint_bytes``.
+
+    Raises:
+        InputError: its forward depends on the values in its tensors, so that it cannot be traced.
 
     Source:
         fvcore's ``FlopCountAnalysis``, which counts one multiply-accumulate as one.
@@ -119,8 +123,7 @@ def _find_peak(network: nn.Module, image: Tensor) -> tuple[int, str]:
     At each operator its inputs, its output and everything that is read later are alive. This is how a static arena
     is planned (TFLite Micro's head equals it on graphs with the same operators).
     """
-    with torch.no_grad():
-        graph = torch.export.export(network, (image,)).graph_module.graph
+    graph = trace_program(network, image_size=image.shape[-1]).graph_module.graph
     storage: dict[Any, Any] = {}  # node -> the node whose memory it occupies
     last_use: dict[Any, int] = defaultdict(int)
     nodes = [node for node in graph.nodes if node.op == "call_function" or _is_image(node)]

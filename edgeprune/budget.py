@@ -9,7 +9,6 @@
 65536
 """
 
-import dataclasses
 import difflib
 import math
 import re
@@ -101,20 +100,6 @@ class Budget:
         for name, bound in self.bounds.items():
             lower[name] = min(bound, lower.get(name, bound))
         return Budget(**lower, device=other.device or self.device)  # type: ignore[arg-type]
-
-    def on_head(self, rest_bytes: int) -> "Budget":
-        """The same budget, with what bounds the whole arena turned into a bound on its head.
-
-        Args:
-            rest_bytes: tail and scratch.
-
-        >>> str(Budget(ram_bytes=64000, arena_bytes=100_000).on_head(40_000))
-        'ram=60KB'
-        """
-        if self.arena_bytes is None:
-            return self
-        head = Budget(ram_bytes=max(self.arena_bytes - rest_bytes, 1), device=self.device)
-        return dataclasses.replace(self, arena_bytes=None).tightened(head)
 
     def __str__(self) -> str:
         bounds = self.bounds

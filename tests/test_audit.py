@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edgeprune.audit import audit_cost, count_macs_thop
+from edgeprune.errors import InputError
 from edgeprune.plan import find_groups
 from edgeprune.prune import remove_channels
 from edgeprune.results import ChannelPlan, CostReport, GroupPlan
@@ -137,3 +138,28 @@ def test_counting_leaves_the_network_alone(reference: nn.Module) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
+
+
+class Moody(nn.Module):
+    """Takes another way for bright images than for dark ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.more, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if x.mean() > 0:
+            x = self.more(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_a_network_that_chooses_its_way_by_the_image_is_refused_in_a_sentence(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It has no one cost; torch says so in a page of text and with the graph in its log."""
+    with pytest.raises(
+        InputError, match=r"^torch\.export cannot trace Moody: [^\n]+\.\n  try: a forward without an `if`"
+    ):
+        audit_cost(Moody(), image_size=16)
+    assert capfd.readouterr() == ("", "")

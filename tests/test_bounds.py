@@ -88,7 +88,7 @@ def test_a_device_tightens_what_is_typed() -> None:
 
 
 def test_a_device_with_a_target_or_from_the_recipe_is_no_budget() -> None:
-    """`make export TARGET=0.6 DEVICE=...` asks whether that level fits, and a recipe's device asks it at every export."""
+    """`make export TARGET=0.6 DEVICE=...` asks whether that level fits; a recipe's device asks it at every export."""
     assert choose_bounds(with_device(BOARD), typed=None, device=BOARD, target=0.6)[1] is None
     assert choose_bounds(with_device(BOARD), typed=None, device=None, target=None)[1] is None
 

@@ -16,7 +16,7 @@ from edgeprune.absorb import absorb_constants, answer_constants, find_absorbers,
 from edgeprune.dependencies import ChannelGroup
 from edgeprune.errors import InputError
 from edgeprune.files import read_json
-from edgeprune.pipeline import SilentReporter, Workspace, open_baseline
+from edgeprune.pipeline import SilentReporter, Workspace, export_levels, finished_levels, open_baseline
 from edgeprune.pipeline.compact import SAME_ANSWER, Compact, open_compact
 from edgeprune.pipeline.story import RunStory
 from edgeprune.plan import choose_channels, find_groups
@@ -26,6 +26,7 @@ from edgeprune.prune import remove_channels
 from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.results import ChannelPlan
 from edgeprune.runs import open_run
+from edgeprune.verify.bundle import verify_bundle
 from edgeprune.zoo import Checkpoint, NetworkSpec, load_checkpoint, save_checkpoint
 from edgeprune.zoo.same_padding import SameConv2d
 
@@ -446,6 +447,16 @@ def build_planted(num_classes: int) -> nn.Module:
     return seeded(lambda: Planted(num_classes))
 
 
+def build_half(num_classes: int) -> nn.Module:
+    """Half of it is dead, which anybody's clock can see."""
+    del num_classes
+    network = seeded(lambda: Chain(64, 64))
+    for layer in network.layers:
+        for channel in range(0, 64, 2):
+            silence(layer, channel)
+    return network
+
+
 def build_stem(num_classes: int) -> nn.Module:
     del num_classes
     return seeded(Stem)
@@ -616,3 +627,44 @@ def test_a_folder_of_others_is_not_replaced(project: Project) -> None:
     with pytest.raises(InputError, match="edgeprune did not write"):
         project.open()
     assert (folder / "thesis.txt").is_file()
+
+
+# Its bundle.
+
+
+@pytest.mark.long
+def test_the_level_is_published_as_any_other(discs: Path, tmp_path: Path) -> None:
+    """It belongs to no target, so it is asked for by name."""
+    project = Project(tmp_path, discs, build_half(2), "build_half")
+    found = project.open()
+    assert found.level is not None
+    outcome = export_levels(project.recipe, project.workspace, project.reporter, target=None, compact=True)
+    assert outcome.failures == {}
+    (summary,) = outcome.summaries
+    assert (summary.level, summary.bundle, summary.up_to_date) == ("compact", tmp_path / "exports/tiny-compact", False)
+    assert summary.file_bytes < summary.dense_file_bytes / 2
+    assert {"argmax_agreement", "accuracy_drop", "latency_ratio"} <= {gate.name for gate in summary.verdict.gates}
+    assert verify_bundle(summary.bundle).passed
+    report = read_json(summary.bundle / "size_report.json")
+    assert report["target"] == report["achieved"] == found.level.plan.achieved == 0.5
+    (again,) = export_levels(project.recipe, project.workspace, project.reporter, target=None, compact=True).summaries
+    assert again.up_to_date
+    assert finished_levels(project.recipe, project.workspace) == []  # no step of a schedule
+
+
+def test_a_level_that_cannot_be_used_is_not_exported_and_a_sentence_says_why(project: Project) -> None:
+    def ask(**prune: object) -> str:
+        recipe = project.recipe
+        recipe = recipe.model_copy(update={"prune": recipe.prune.model_copy(update=prune)})
+        with pytest.raises(InputError) as caught:
+            export_levels(recipe, project.workspace, project.reporter, target=None, compact=True)
+        return str(caught.value)
+
+    assert "The level compact of 'tiny' does not exist.\n  try: make prune with `prune: {compact: true}`" in ask()
+    project.open(align=8)
+    assert "'tiny' has no level compact: 10 channels are dead: 0 go before any ranking; 10 stay" in ask(align=8)
+    found = project.open()
+    assert "was made with another recipe.\n  try: make prune" in ask(align=2)
+    (found.folder / "model.safetensors").write_bytes(b"something else")
+    assert "is damaged: it is not what its record names" in ask()
+    assert not project.workspace.exports.exists()

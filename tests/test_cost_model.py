@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeprune.audit import audit_cost
 from edgeprune.dependencies import ChannelGroup
+from edgeprune.errors import InputError
 from edgeprune.export.tflite_file import convert_network, strip_model
 from edgeprune.export.tflite_int8 import choose_ranges, observe_ranges, quantise_model
 from edgeprune.plan import find_groups
@@ -195,6 +196,29 @@ def test_memory_and_flash_are_those_of_the_int8_file(kind: type[nn.Module], size
     assert cost.flash_bytes - 1350 == pytest.approx(len(file), abs=500)
 
 
+class Moody(nn.Module):
+    """Uses its second layer as often as the image says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.more, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for _ in range(1 + int(x.abs().sum() > 0)):
+            x = self.more(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_a_network_that_cannot_be_traced_has_no_price_and_a_sentence_says_so() -> None:
+    network = Moody().eval()
+    groups = find_groups(network, image_size=16, scope="all", protect=())
+    with pytest.raises(
+        InputError, match=r"^torch\.export cannot trace Moody: [^\n]+\.\n  try: a forward without an `if`"
+    ):
+        trace_costs(network, groups, image_size=16)
+
+
 def test_a_price_is_found_in_well_under_a_millisecond(reference_model: CostModel) -> None:
     start = time.perf_counter()
     for count in range(200):
@@ -211,13 +235,18 @@ def test_one_exported_level_corrects_all_others(reference_model: CostModel) -> N
         params=predicted.params,
         macs=predicted.macs,
         ram_bytes=predicted.ram_bytes * 2,
+        arena_bytes=predicted.arena_bytes + predicted.ram_bytes + 100,
         ram_at="",
         flash_bytes=predicted.flash_bytes + 1000,
         latency_ms=predicted.latency_ms * 1.5,
     )
     corrected = timed.calibrated(real=real, predicted=predicted)
     again, other, before = corrected.cost({}), corrected.cost({STEM: 8}), timed.cost({STEM: 8})
-    assert (again.flash_bytes, again.ram_bytes) == (real.flash_bytes, real.ram_bytes)
+    assert (again.flash_bytes, again.ram_bytes, again.arena_bytes) == (
+        real.flash_bytes,
+        real.ram_bytes,
+        real.arena_bytes,
+    )
     assert again.latency_ms == pytest.approx(real.latency_ms)
     assert other.flash_bytes - before.flash_bytes == 1000
     assert other.ram_bytes == 2 * before.ram_bytes

@@ -69,7 +69,8 @@ def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     *,
     target: Annotated[
-        str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), or `all` finished levels")
+        str | None,
+        typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), `compact`, or `all` finished levels"),
     ] = None,
     budget: BudgetOption = None,
     max_flash: MaxFlashOption = None,
@@ -85,7 +86,7 @@ def export(
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import parse_target
 
-    wanted = None if target in {None, "all"} else parse_target(str(target))
+    wanted = None if target in {None, "all", "compact"} else parse_target(str(target))
     typed = read_bounds(budget, flash=max_flash, ram=max_ram, macs=max_macs, params=max_params, latency=max_latency)
     values = read_recipe(recipe, data_path=data, device=device)
     if target is None and typed is None and device is None and values.budget.bounds is None:
@@ -93,13 +94,13 @@ def export(
     from edgeprune.pipeline import choose_bounds, export_levels
     from edgeprune.results import as_json as plain
 
-    if target == "all":
+    if target in {"all", "compact"}:
         bounds = None
     else:
         values, bounds = choose_bounds(values, typed=typed, device=device, target=wanted)
     workspace = open_workspace()
     with open_reporter(quiet=as_json) as reporter:
-        outcome = export_levels(values, workspace, reporter, target=wanted, budget=bounds)
+        outcome = export_levels(values, workspace, reporter, target=wanted, budget=bounds, compact=target == "compact")
     if as_json:
         print_json(
             {

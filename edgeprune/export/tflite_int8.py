@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from edgeprune import calibration
 from edgeprune.calibration import ActivationStatistics, merge, summarise
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.export.quiet import quiet_native
 from edgeprune.export.tflite_file import FloatModel
 from edgeprune.tflite_format import inline_buffers, operator_names, read_model, write_model
 
 if TYPE_CHECKING:
     import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
 
 Range = tuple[float, float]
 
@@ -33,11 +34,12 @@ def observe_ranges(
         progress: called with images done and images in all.
 
     Raises:
-        InputError: it is no TFLite file.
+        InputError: it is no TFLite file, or a tensor is NaN or infinite; names the operator that makes the first.
     """
     import numpy as np
 
-    graph = read_model(content).subgraphs[0]
+    model = read_model(content)
+    graph = model.subgraphs[0]
     names = {int(graph.inputs[0]): ""} | {int(o): "" for each in graph.operators for o in each.outputs}
     names = {index: graph.tensors[index].name.decode() for index in names}
     with quiet_native():
@@ -59,11 +61,35 @@ def observe_ranges(
             for index, kept in values.items():
                 kept.append(interpreter.get_tensor(index))
         for index, name in names.items():
-            found = summarise(np.concatenate(values[index]))
+            try:
+                found = summarise(np.concatenate(values[index]))
+            except ValueError:
+                raise _not_finite(model, index) from None
             seen[name] = merge(seen[name], found) if name in seen else found
         if progress is not None:
             progress(min(start + _BATCH, len(images)), len(images))
     return seen
+
+
+def _not_finite(model: "schema.ModelT", tensor: int) -> InputError:
+    graph = model.subgraphs[0]
+    makers = [
+        (kind, operator)
+        for kind, operator in zip(operator_names(model), graph.operators, strict=True)
+        if tensor in operator.outputs
+    ]
+    kind, operator = makers[0] if makers else ("image", None)
+    if operator is None or kind != "PADV2":
+        return InputError(
+            f"int8 has no range for what the {kind} gives on the calibration images: it is NaN or infinite.",
+            "look at the level's weights and log, or leave tflite_int8 out of export.formats",
+        )
+    height, width = (int(size) for size in graph.tensors[operator.inputs[0]].shape[1:3])
+    return InputError(
+        f"A max-pool over {height} x {width} pixels is padded with minus infinity, for which int8 has no value.",
+        "a pool with an odd kernel and half of it as padding (3 with 1) and no ceil_mode, or leave tflite_int8 out of "
+        "export.formats",
+    )
 
 
 def choose_ranges(content: bytes, statistics: Mapping[str, ActivationStatistics], method: str) -> dict[str, Range]:

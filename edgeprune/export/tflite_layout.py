@@ -3,10 +3,13 @@
 litert-torch keeps ``F.pad`` channels first. Where only the convolution reads the padded tensor that vanishes again;
 where a shortcut reads its source too (ResNet), TRANSPOSE, PAD and TRANSPOSE stay between the two. Here transposes that
 undo each other go, paddings are moved into channels last, and a PAD that is what TensorFlow calls SAME becomes the
-convolution's own. Averages over a single pixel go as well. Nothing is computed otherwise: the gates hold the file
-against torch.
+convolution's own. Averages over a single pixel go as well.
+
+Before a strided max-pool it pads with minus infinity, for which int8 has no value: such a pool becomes two that need no
+padding operator. Nothing is computed otherwise: the gates hold the file against torch.
 """
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.tflite_format import operator_names
@@ -19,10 +22,11 @@ _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 _SAME, _VALID = 0, 1
 _REDUCTIONS = ("SUM", "MEAN")
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_FLOAT32 = 0
 
 
 def settle_layout(model: "schema.ModelT") -> "schema.ModelT":
-    """Remove TRANSPOSE, PAD, SUM and MEAN operators that the layers can do without; changes and returns the model.
+    """Remove TRANSPOSE, PAD, SUM and MEAN operators that the layers can do without, and PADV2; changes the model.
 
     Args:
         model: float, as litert-torch converts it, every buffer inside.
@@ -37,6 +41,8 @@ def settle_layout(model: "schema.ModelT") -> "schema.ModelT":
             _absorb_pad(model, operator, kinds)
         if kinds[id(operator)] in _REDUCTIONS:
             _skip_reduction(model, operator, kinds)
+        if kinds[id(operator)] == "MAX_POOL_2D" and operator.builtinOptions.padding == _VALID:
+            _pool_in_steps(model, operator, kinds)
     _drop_unread(graph)
     return model
 
@@ -83,6 +89,45 @@ def _absorb_pad(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) ->
         operator.inputs = _indices(pad.inputs[0], *operator.inputs[1:])
 
 
+def _pool_in_steps(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) -> None:
+    """Maxima of windows around every pixel first, then those that the stride asks for: no padding, the same answers.
+
+    Windows of ``2 p + 1`` pixels that begin ``p`` outside the image are centred on the pixels 0, s, 2 s, ... With a
+    stride of one, TensorFlow's SAME centres a window on every pixel; a pool of one pixel with the stride s takes its
+    pick. That is exact for values of any sign, and the tensor between is smaller than a padded one.
+    """
+    graph = model.subgraphs[0]
+    pad = _maker(graph, operator.inputs[0])
+    if pad is None or kinds[id(pad)] != "PADV2" or not _pads_with_minus_infinity(model, pad):
+        return
+    options, pads = operator.builtinOptions, _constant(model, pad.inputs[1]).reshape(4, 2).tolist()
+    before = [int(size) for size in graph.tensors[pad.inputs[0]].shape]
+    after = [int(size) for size in graph.tensors[operator.outputs[0]].shape]
+    for axis, kernel, stride in ((1, options.filterHeight, options.strideH), (2, options.filterWidth, options.strideW)):
+        if kernel != 2 * pads[axis][0] + 1 or after[axis] != -(-before[axis] // stride):
+            return
+    if pads[0] != [0, 0] or pads[3] != [0, 0] or sum(pad.outputs[0] in each.inputs for each in graph.operators) > 1:
+        return
+    # The padding becomes the first of the two, so that every operator stays at its place.
+    graph.tensors[pad.outputs[0]].shape, graph.tensors[pad.outputs[0]].shapeSignature = _indices(*before), None
+    pad.opcodeIndex, pad.builtinOptionsType = operator.opcodeIndex, operator.builtinOptionsType
+    pad.builtinOptions = copy.copy(options)
+    pad.builtinOptions.padding, pad.builtinOptions.strideH, pad.builtinOptions.strideW = _SAME, 1, 1
+    pad.inputs = _indices(pad.inputs[0])
+    kinds[id(pad)] = "MAX_POOL_2D"
+    options.filterHeight = options.filterWidth = 1
+
+
+def _pads_with_minus_infinity(model: "schema.ModelT", pad: Any) -> bool:
+    import numpy as np
+
+    tensor = model.subgraphs[0].tensors[pad.inputs[2]]
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != _FLOAT32 or data is None:
+        return False
+    return bool(np.isneginf(np.frombuffer(bytes(bytearray(data)), np.float32)).all())
+
+
 def _skip_reduction(model: "schema.ModelT", operator: Any, kinds: dict[int, str]) -> None:
     """Over axes of one element it copies; in int8, TFLite Micro's SUM rounds otherwise than LiteRT's."""
     graph = model.subgraphs[0]
@@ -125,8 +170,6 @@ def _constant(model: "schema.ModelT", tensor: int) -> "np.ndarray":
 
 def _add_constant(model: "schema.ModelT", like: int, values: "np.ndarray") -> int:
     """A new int32 constant with the shape of another one."""
-    import copy
-
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 

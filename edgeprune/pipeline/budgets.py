@@ -153,21 +153,20 @@ def _cut_to_budget(
     )
     story.say("", "---", "", f"Pruning to the budget {budget}")
     units = {group.layer: group.unit for group in groups}
-    rest_bytes = 0
     for _ in range(_ROUNDS):
         solution = solve_budget(
             scores,
             model,
-            budget=budget.on_head(rest_bytes),
+            budget=budget,
             importance=prune.importance,
             align=prune.align,
             units=units,
             prunable=prunable,
         )
         small = remove_channels(network, groups, solution.plan, image_size=size)
-        real, rest_bytes = _measure(recipe, baseline, small, solution, budget)
+        real = _measure(recipe, baseline, small, solution, budget)
         story.say(_describe(solution, real))
-        if all(getattr(real, name) <= bound for name, bound in budget.on_head(rest_bytes).bounds.items()):
+        if all(getattr(real, name) <= bound for name, bound in budget.bounds.items()):
             return Cut(
                 level=level,
                 title=f"budget {budget}",
@@ -180,18 +179,19 @@ def _cut_to_budget(
     raise EdgepruneError(f"{_ROUNDS} plans in turn missed the budget {budget}.", "bounds with a little more room")
 
 
-def _measure(
-    recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget
-) -> tuple[ModelCost, int]:
-    """What a plan really costs, and the bytes of the arena beside its head."""
+def _measure(recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget) -> ModelCost:
     if not _FILE_BOUNDS & budget.bounds.keys():
-        return solution.cost, 0
+        return solution.cost
     metadata = describe_level(recipe, baseline, None, layout="NHWC RGB int8", macs=solution.cost.macs)
-    structure = measure_structure(recipe, small, baseline.dataset, metadata, whole_arena=budget.arena_bytes is not None)
-    real = replace(
-        solution.cost, flash_bytes=structure.flash_bytes, ram_bytes=structure.ram_bytes, ram_at=structure.ram_at
+    whole_arena = budget.arena_bytes is not None
+    found = measure_structure(recipe, small, baseline.dataset, metadata, whole_arena=whole_arena)
+    return replace(
+        solution.cost,
+        flash_bytes=found.flash_bytes,
+        ram_bytes=found.ram_bytes,
+        ram_at=found.ram_at,
+        arena_bytes=found.ram_bytes + found.rest_bytes if whole_arena else solution.cost.arena_bytes,
     )
-    return real, structure.rest_bytes
 
 
 def _describe(solution: Solution, real: ModelCost) -> str:
@@ -200,7 +200,8 @@ def _describe(solution: Solution, real: ModelCost) -> str:
         f"Plan: {solution.plan.achieved:.1%} of the channels go, {solution.kept_importance:.1%} of the importance "
         f"stays; {solution.binding or 'nothing'} binds{f' at {solution.binding_at}' if solution.binding else ''}; "
         f"flash {real.flash_bytes:,} B (planned {cost.flash_bytes:,}), RAM {real.ram_bytes:,} B (planned "
-        f"{cost.ram_bytes:,}), {cost.macs:,} MACs, {cost.params:,} parameters"
+        f"{cost.ram_bytes:,}), arena {real.arena_bytes:,} B (planned {cost.arena_bytes:,}), "
+        f"{cost.macs:,} MACs, {cost.params:,} parameters"
     )
 
 

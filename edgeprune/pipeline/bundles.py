@@ -61,7 +61,13 @@ class ExportOutcome:
 
 
 def export_levels(
-    recipe: Recipe, workspace: Workspace, reporter: Reporter, *, target: float | None, budget: Budget | None = None
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    *,
+    target: float | None,
+    budget: Budget | None = None,
+    compact: bool = False,
 ) -> ExportOutcome:
     """Audit, export, verify and publish one level, or every finished one, unless its bundle is up to date.
 
@@ -73,13 +79,14 @@ def export_levels(
         reporter: is told what goes on.
         target: the level's; None for all.
         budget: the level's, which it must then meet as exported.
+        compact: the level ``compact``, which belongs to no target and is not among all.
 
     Raises:
         InputError: the level does not exist or was made by another recipe, there is none at all, or no such device.
     """
     device = load_device(recipe.export.device) if recipe.export.device else None
     baseline = open_baseline(recipe, workspace, reporter)
-    levels = choose_levels(recipe, workspace, reporter, baseline, target=target, budget=budget)
+    levels = choose_levels(recipe, workspace, reporter, baseline, target=target, budget=budget, compact=compact)
     summaries: dict[str, ExportSummary] = {}
     for level, (folder, record) in levels.items():
         kept = _find_bundle(recipe, workspace, baseline, folder=folder, record=record, device=device)

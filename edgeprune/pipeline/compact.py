@@ -13,6 +13,7 @@ from torch import nn
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
 from edgeprune.data import Dataset
+from edgeprune.errors import InputError
 from edgeprune.evaluation import evaluate_network, predict_logits
 from edgeprune.files import digest_json, staged_folder
 from edgeprune.pipeline.baseline import Baseline
@@ -143,6 +144,41 @@ def open_compact(
     story.say(*refused, _describe(dead, align=recipe.prune.align), *_describe_level(level, dead, baseline))
     story.record(level=COMPACT, achieved=level.plan.achieved, differences=differences)
     return Compact(folder=folder, level=level, dead=dead, up_to_date=False)
+
+
+def find_compact(recipe: Recipe, workspace: Workspace, baseline: Baseline) -> tuple[Path, LevelRecord]:
+    """The level's folder and record, as they are on disk.
+
+    Raises:
+        InputError: there is none, it was made of something else, or it is damaged.
+    """
+    folder = workspace.level_folder(recipe, COMPACT)
+    record = load_record(folder / RECORD, LevelRecord)
+    wanted = compact_inputs(recipe, baseline)
+    command = "make prune with `prune: {compact: true}` in the recipe, and the same DATA"
+    if record is None:
+        dead = load_record(workspace.level_folder(recipe, "dense") / FINDINGS, DeadRecord)
+        if dead is not None and dead.inputs == wanted and not dead.weights:
+            raise InputError(
+                f"{recipe.name!r} has no level {COMPACT}: {_describe(dead, align=recipe.prune.align)}",
+                "make export TARGET=0.6, or another level",
+            )
+        raise InputError(f"The level {COMPACT} of {recipe.name!r} does not exist.", command)
+    differing = [
+        what
+        for what, field in (
+            ("another recipe", "recipe_part"),
+            ("other images", "dataset"),
+            ("another baseline", "baseline"),
+            (f"edgeprune {record.inputs.edgeprune}", "edgeprune"),
+        )
+        if getattr(record.inputs, field) != getattr(wanted, field)
+    ]
+    if differing:
+        raise InputError(f"The level {COMPACT} in {folder} was made with {' and '.join(differing)}.", command)
+    if not is_checkpoint(folder, record.weights):
+        raise InputError(f"The checkpoint in {folder} is damaged: it is not what its record names.", command)
+    return folder, record
 
 
 class _Proof:

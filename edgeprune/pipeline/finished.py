@@ -9,6 +9,7 @@ from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import write_json
 from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
+from edgeprune.pipeline.compact import COMPACT, find_compact
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
@@ -44,8 +45,17 @@ def choose_levels(
     *,
     target: float | None,
     budget: Budget | None = None,
+    compact: bool = False,
 ) -> dict[str, tuple[Path, LevelRecord]]:
-    """The level of a budget or a target, or every finished level that is what the recipe says; the others are named.
+    """One level, or every finished one of the schedule or a budget that is what the recipe says; the others are named.
+
+    Args:
+        recipe: what should have made them.
+        workspace: where they lie.
+        reporter: is told what is left out, and why.
+        baseline: that they descend from.
+        target, budget: the level's; neither for all of them.
+        compact: the level ``compact``, which belongs to no target.
 
     Returns:
         Level id to folder and record.
@@ -53,6 +63,8 @@ def choose_levels(
     Raises:
         InputError: the level that was asked for cannot be used, or there is none at all.
     """
+    if compact:
+        return {COMPACT: find_compact(recipe, workspace, baseline)}
     if budget is not None:
         return {budget.level: open_level(recipe, workspace, baseline, budget.level, None, budget=budget)}
     if target is not None:

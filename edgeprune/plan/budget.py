@@ -17,6 +17,7 @@ from edgeprune.results import ChannelPlan
 _WORDS = {
     "flash_bytes": "flash",
     "ram_bytes": "ram",
+    "arena_bytes": "arena",
     "macs": "macs",
     "params": "params",
     "latency_ms": "latency",
@@ -29,7 +30,7 @@ class Floor:
     """The lowest that one bound can be set to.
 
     Attributes:
-        bound: ``flash``, ``ram``, ``macs``, ``params`` or ``latency``.
+        bound: ``flash``, ``ram``, ``arena``, ``macs``, ``params`` or ``latency``.
         lowest: with one block left in every group; bytes, a count or milliseconds.
         set_by: the layer that most of it is in, or what is alive at the peak.
         asked: the bound that was given.
@@ -69,7 +70,7 @@ class Solution:
         plan: channels to keep; its target is the one asked for, else what the plan achieves.
         cost: of the plan.
         kept_importance: sum of the scores that stay, over the sum of all, in [0, 1].
-        binding: the bound with the least room left (``flash``, ``ram``, ``macs``, ``params``, ``latency`` or
+        binding: the bound with the least room left (``flash``, ``ram``, ``arena``, ``macs``, ``params``, ``latency`` or
             ``target``); empty where nothing had to go.
         binding_at: the layer that most of it is in, or what is alive at the peak.
         slack: bound to the share of it that is not used, in [0, 1).
@@ -199,20 +200,20 @@ def _state_problem(
             matrix = np.zeros((len(places), len(places)))
             matrix[0, 1:] = matrix[1:, 0] = 0.5 / max(limit, 1)
             sums.append(matrix)
-        elif bound != "ram_bytes":
+        elif bound not in model.memories:
             # Whole numbers are met when they round to the bound.
             sums.append(fold.T @ model.matrices[bound] @ fold / limit)
-    ram = bounds.get("ram_bytes")
-    memory = None
-    if ram is not None:
-        memory = model.memory.folded(fold).restricted(ram / model.ram_factor, full[places])
-        memory = memory if len(memory.names) else None
+    memories = []
+    for bound, plan in model.memories.items():
+        if bound in bounds:
+            limit = bounds[bound] / model.ram_factor
+            memory = plan.folded(fold).restricted(limit, full[places])
+            memories += [(memory, limit)] if memory.names else []
     return Problem(
         channels=[model.channels[place - 1] for place in places[1:]],
         blocks=blocks,
         matrices=np.array(sums).reshape(len(sums), len(places), len(places)),
-        memory=memory,
-        ram_bytes=(ram or 0.0) / model.ram_factor,
+        memories=memories,
     )
 
 
@@ -228,4 +229,4 @@ def _figure(cost: ModelCost, bound: str, kept: Mapping[str, int]) -> float:
 def _show(bound: str, value: float) -> str:
     if bound == "latency":
         return f"{value:.3g} ms"
-    return f"{value:,.0f}" + (" B" if bound in ("flash", "ram") else "")
+    return f"{value:,.0f}" + (" B" if bound in ("flash", "ram", "arena") else "")

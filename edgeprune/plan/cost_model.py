@@ -18,6 +18,7 @@ from edgeprune.plan.flash import list_flash
 from edgeprune.plan.liveness import MemoryPlan, plan_memory
 from edgeprune.plan.operators import LayerChannels, trace_operators
 from edgeprune.plan.products import Product, add_up, largest_layer
+from edgeprune.plan.tail import sum_tail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class ModelCost:
         macs: multiply-accumulates of one image, counter fvcore.
         ram_bytes: head of TFLite Micro's arena, int8.
         ram_at: what is alive when it is full.
+        arena_bytes: head and tail; once calibrated, with the scratch that was measured.
         flash_bytes: of the int8 file.
         latency_ms: of one call, or None where nothing is known about it.
     """
@@ -37,6 +39,7 @@ class ModelCost:
     macs: int
     ram_bytes: int
     ram_at: str
+    arena_bytes: int
     flash_bytes: int
     latency_ms: float | None = None
 
@@ -65,7 +68,8 @@ class CostModel:
         products: by bound (``params``, ``macs``, ``flash_bytes``, ``latency_ms``), what it is the sum of.
         matrices: by bound, the sum; symmetric, shape (1 + groups, 1 + groups).
         memory: what lives together.
-        ram_factor: real over predicted arena.
+        tail: bytes of the arena's tail, one vector, shape (1 + groups,).
+        ram_factor: real over predicted head.
     """
 
     groups: tuple[str, ...]
@@ -73,8 +77,14 @@ class CostModel:
     products: Mapping[str, tuple[Product, ...]]
     matrices: Mapping[str, np.ndarray]
     memory: MemoryPlan
+    tail: np.ndarray
     ram_factor: float = 1.0
     _places: Mapping[str, int] = field(repr=False, default_factory=dict)
+
+    @property
+    def memories(self) -> dict[str, MemoryPlan]:
+        """By bound: what is in use at each moment, in bytes that ``ram_factor`` makes real ones."""
+        return {"ram_bytes": self.memory, "arena_bytes": replace(self.memory, resident=self.tail / self.ram_factor)}
 
     def vector(self, kept: Mapping[str, int]) -> np.ndarray:
         """``x``; groups that are not named keep everything.
@@ -91,19 +101,21 @@ class CostModel:
         """Everything, for a plan that keeps these numbers of channels."""
         x = self.vector(kept)
         ram_bytes, moment = self.memory.peak(x)
+        head_bytes = math.ceil(ram_bytes * self.ram_factor - 1e-9)
         known = {bound: float(x @ matrix @ x) for bound, matrix in self.matrices.items()}
         return ModelCost(
             params=round(known["params"]),
             macs=round(known["macs"]),
-            ram_bytes=math.ceil(ram_bytes * self.ram_factor - 1e-9),
+            ram_bytes=head_bytes,
             ram_at=self.memory.names[moment],
+            arena_bytes=head_bytes + math.ceil(float(self.tail @ x) - 1e-9),
             flash_bytes=round(known["flash_bytes"]),
             latency_ms=known.get("latency_ms"),
         )
 
     def largest(self, bound: str, kept: Mapping[str, int]) -> str:
         """The layer that most of a cost is in; for memory, what is alive at the peak."""
-        if bound == "ram_bytes":
+        if bound in self.memories:
             return self.cost(kept).ram_at
         return largest_layer(self.products[bound], self.vector(kept))
 
@@ -126,8 +138,9 @@ class CostModel:
     def calibrated(self, *, real: ModelCost, predicted: ModelCost) -> "CostModel":
         """The same model, corrected by what one exported level really came to.
 
-        Flash moves by the difference, because what is unknown about a file (texts, tables) does not shrink with its
-        weights; memory and milliseconds by the ratio. Parameters and multiply-accumulates are exact as they are.
+        Flash and the arena's tail move by the difference, because what is unknown about them (texts, tables, scratch)
+        does not shrink with the weights; activations and milliseconds by the ratio. Parameters and
+        multiply-accumulates are exact as they are.
 
         Args:
             real: measured.
@@ -142,7 +155,9 @@ class CostModel:
             ratio = real.latency_ms / predicted.latency_ms
             timed = tuple(replace(each, factor=each.factor * ratio) for each in self.products["latency_ms"])
             model = model._changed("latency_ms", timed)
-        return replace(model, ram_factor=self.ram_factor * real.ram_bytes / predicted.ram_bytes)
+        tail = self.tail.copy()
+        tail[0] += (real.arena_bytes - real.ram_bytes) - (predicted.arena_bytes - predicted.ram_bytes)
+        return replace(model, tail=tail, ram_factor=self.ram_factor * real.ram_bytes / predicted.ram_bytes)
 
     def _changed(self, bound: str, products: tuple[Product, ...]) -> "CostModel":
         return replace(
@@ -183,6 +198,7 @@ def trace_costs(
         products=products,
         matrices={bound: add_up(found, layers.places) for bound, found in products.items()},
         memory=memory,
+        tail=sum_tail(network, layers, memory),
         _places={group.layer: place for place, group in enumerate(groups, start=1)},
     )
 

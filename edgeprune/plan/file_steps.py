@@ -131,8 +131,10 @@ class Lowering:
         if not self._is_same(source.shape, operator.shape, window, pads):
             height, width = source.shape[2:]
             grown = (height + pads[0] + pads[1]) * (width + pads[2] + pads[3]) / (height * width)
-            padded = self._tensor(source.elements * grown, "pad", source.shape)
-            self.steps.append(Step(kind="pad", layer=operator.layer, reads=reads, writes=padded))
+            # A padded max-pool goes a pixel at a time first and takes its pick then, see `export.tflite_layout`.
+            kind, grown = ("max_pool2d", 1.0) if _is_centred(source.shape, operator) else ("pad", grown)
+            padded = self._tensor(source.elements * grown, kind, source.shape)
+            self.steps.append(Step(kind=kind, layer=operator.layer, reads=reads, writes=padded))
             reads = (padded,)
         return self._step("depthwise" if operator.depthwise else operator.kind, operator, reads)
 
@@ -198,3 +200,19 @@ def _padding(before: tuple[int, ...], after: tuple[int, ...], window: Window) ->
         needed = (after[2 + axis] - 1) * window.stride[axis] + reach - before[2 + axis] - pad
         found += [pad, max(pad, needed) if window.ceil else pad]
     return found[0], found[1], found[2], found[3]
+
+
+def _is_centred(before: tuple[int, ...], operator: Operator) -> bool:
+    """Whether a max-pool's windows lie around every s-th pixel, the first one among them."""
+    window = operator.window
+    return (
+        operator.kind == "max_pool2d"
+        and window is not None
+        and window.padding is not None
+        and window.dilation == (1, 1)
+        and all(
+            window.kernel[axis] == 2 * window.padding[axis] + 1
+            and operator.shape[2 + axis] == -(-before[2 + axis] // window.stride[axis])
+            for axis in (0, 1)
+        )
+    )

@@ -29,6 +29,7 @@ class MemoryPlan:
         names: of the moments.
         chains: of steps that could be computed in parts; empty where they are not to be.
         steps: all operators of the file, by kind.
+        resident: bytes that are in use at every moment besides, as one vector ``v``, shape (1 + groups,).
     """
 
     sizes: np.ndarray
@@ -36,6 +37,7 @@ class MemoryPlan:
     names: tuple[str, ...]
     chains: tuple[Chain, ...]
     steps: tuple[Step, ...]
+    resident: np.ndarray
 
     def bytes_by_moment(self, kept: np.ndarray) -> np.ndarray:
         """Bytes in use at every moment, for many plans at once.
@@ -48,7 +50,7 @@ class MemoryPlan:
         """
         exact = kept @ self.sizes.T
         aligned = np.ceil(exact / _ALIGNMENT - 1e-9) * _ALIGNMENT
-        used: np.ndarray = aligned @ self.live.T
+        used = aligned @ self.live.T
         if self.chains:
             # Only the widest one is computed in parts.
             widths = exact[:, [chain.wide for chain in self.chains]]
@@ -60,7 +62,8 @@ class MemoryPlan:
                     whole = used[places].max(axis=1)
                     parts = np.array([peak_in_parts(chain, row) for row in exact[plans]])
                     used[places] = np.minimum(whole, parts)[:, None]
-        return used
+        in_use: np.ndarray = used + (kept @ self.resident)[:, None]
+        return in_use
 
     def peak(self, kept: np.ndarray) -> tuple[int, int]:
         """Bytes of the arena's head for one plan, shape (1 + groups,), and the moment at which it is full."""
@@ -88,11 +91,11 @@ class MemoryPlan:
 
     def folded(self, fold: np.ndarray) -> "MemoryPlan":
         """The same over fewer groups: ``x = fold @ (1, kept of those groups ...)``."""
-        return replace(self, sizes=self.sizes @ fold)
+        return replace(self, sizes=self.sizes @ fold, resident=self.resident @ fold)
 
-    def slope(self, moment: int) -> np.ndarray:
-        """Bytes at a moment that each kept channel of a group takes; what parts would save is left out."""
-        slopes: np.ndarray = (self.live[moment] @ self.sizes)[1:]
+    def slopes(self) -> np.ndarray:
+        """Bytes at each moment that one channel of a group takes, shape (moments, groups); parts are left out."""
+        slopes: np.ndarray = (self.live @ self.sizes + self.resident)[:, 1:]
         return slopes
 
 
@@ -114,6 +117,7 @@ def plan_memory(operators: Sequence[Operator], *, rotate: bool, split_peak: bool
         names=tuple(_describe(steps, moment, live) for moment in range(len(steps))),
         chains=find_chains(steps, lowering.shapes) if split_peak else (),
         steps=tuple(steps),
+        resident=np.zeros(sizes.shape[1]),
     )
 
 

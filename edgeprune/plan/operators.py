@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from edgeprune.dependencies import ChannelGroup
 from edgeprune.plan.windows import Window, read_options
+from edgeprune.zoo.tracing import trace_program
 
 
 class LayerChannels:
@@ -104,10 +104,12 @@ def trace_operators(network: nn.Module, layers: LayerChannels, *, image_size: in
         network: not changed.
         layers: its channels.
         image_size: height and width of the input, pixels.
+
+    Raises:
+        InputError: its forward depends on the values in its tensors, so that it cannot be traced.
     """
     network = copy.deepcopy(network).eval()
-    with torch.no_grad():
-        exported = torch.export.export(network, (torch.zeros(1, 3, image_size, image_size),))
+    exported = trace_program(network, image_size=image_size)
     weights = {
         name: str(parameter).rpartition(".")[0]
         for name, parameter in exported.graph_signature.inputs_to_parameters.items()

@@ -37,7 +37,7 @@ def price_groups(model: CostModel, *, align: int = 1, units: Mapping[str, int] |
     """
     x = model.vector({})
     peak, moment = model.memory.peak(x)
-    slopes = model.memory.slope(moment)
+    slopes = model.memory.slopes()[moment]
     prices = []
     for index, layer in enumerate(model.groups):
         without = x.copy()

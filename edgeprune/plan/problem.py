@@ -20,15 +20,13 @@ class Problem:
         channels: of each group.
         blocks: of each group, in the order of removal; the last block of a group is not among them.
         matrices: of each bound that is a sum, over the bound: it is met where ``x @ matrix @ x <= 1``.
-        memory: moments that can break the bound, or None without one.
-        ram_bytes: bound on every moment, in the bytes that ``memory`` predicts.
+        memories: of each bound on memory, the moments that can break it, and the bytes that none may need more of.
     """
 
     channels: Sequence[int]
     blocks: Sequence[Sequence[Block]]
     matrices: np.ndarray
-    memory: MemoryPlan | None
-    ram_bytes: float
+    memories: Sequence[tuple[MemoryPlan, float]]
     most: np.ndarray = field(init=False)
     _kept: np.ndarray = field(init=False)
     _gain: np.ndarray = field(init=False)
@@ -58,29 +56,24 @@ class Problem:
     def usage(self, plans: np.ndarray) -> np.ndarray:
         """Share of each bound that is used, shape (plans, sums + moments); met where at most 1."""
         x = self.vectors(plans)
-        sums = self._sums(x)
-        if self.memory is None:
-            return sums
-        return np.concatenate([sums, self.memory.bytes_by_moment(x) / self.ram_bytes], axis=1)
+        moments = [memory.bytes_by_moment(x) / bound for memory, bound in self.memories]
+        return np.concatenate([self._sums(x), *moments], axis=1)
 
     def feasible(self, plans: np.ndarray) -> np.ndarray:
         """Which of some plans meet every bound, shape (plans,)."""
         x = self.vectors(plans)
         good = np.asarray((self._sums(x) <= 1 + TOLERANCE).all(axis=1))
-        if self.memory is not None and good.any():
+        for memory, bound in self.memories:
             found = np.flatnonzero(good)
-            used = self.memory.bytes_by_moment(x[found])
-            good[found] = (used <= self.ram_bytes * (1 + TOLERANCE)).all(axis=1)
+            used = memory.bytes_by_moment(x[found])
+            good[found] = (used <= bound * (1 + TOLERANCE)).all(axis=1)
         return good
 
     def slopes(self, plan: np.ndarray) -> np.ndarray:
         """What one channel more of a group uses of each bound, shape (sums + moments, groups)."""
         x = self.vectors(plan[None])[0]
-        slopes: np.ndarray = 2 * (self.matrices @ x)[:, 1:]
-        if self.memory is None:
-            return slopes
-        by_moment = (self.memory.live @ self.memory.sizes)[:, 1:] / self.ram_bytes
-        return np.concatenate([slopes, by_moment])
+        slopes = 2 * (self.matrices @ x)[:, 1:]
+        return np.concatenate([slopes, *(memory.slopes() / bound for memory, bound in self.memories)])
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
         sums: np.ndarray = ((x @ self.matrices) * x).sum(axis=2).T

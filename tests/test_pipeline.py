@@ -275,7 +275,7 @@ def test_a_device_alone_makes_a_level_that_fits_it(pruned: Path, tmp_path: Path)
     gates = {gate.name: gate for gate in outcome.summaries[0].verdict.gates}
     assert gates["budget_arena_bytes"].passed
     assert 0.8 * room <= float(gates["budget_arena_bytes"].figure) <= room
-    assert gates["fits_ram"].passed
+    assert gates["device_ram:board"].passed
 
 
 def test_a_budget_that_nothing_meets_names_the_floor(pruned: Path, tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
-"""``edgeprune devices``: the boards that edgeprune knows, and where each figure comes from."""
+"""``edgeprune devices``: boards that edgeprune knows, the sources of their figures, and how fast this machine is."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.console import make_table, print_json, show_table
-from edgeprune.cli.options import JsonOption
+from edgeprune.cli.console import make_table, open_reporter, print_json, show_table
+from edgeprune.cli.options import DEFAULT_RECIPE, DataOption, JsonOption, RecipeArgument, open_workspace
 
 if TYPE_CHECKING:
     from edgeprune.devices import DeviceProfile
+    from edgeprune.pipeline import MeasuredLatency
 
 devices_app = typer.Typer(
-    help="List the boards that edgeprune knows; `show NAME` gives sources.",
+    help="List the boards that edgeprune knows; `show NAME` gives sources; `measure` times this machine.",
     epilog="Example: edgeprune devices --json",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -68,6 +69,42 @@ def show(
         typer.echo(profile.note)
     if profile.npu is not None and profile.npu.note:
         typer.echo(profile.npu.note)
+
+
+@devices_app.command(epilog="Example: edgeprune devices measure recipes/elpv96.yaml")
+def measure(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    data: DataOption = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="measure even where the table is up to date: the machine was busy then")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a recipe's unpruned network on this machine, layer by layer, for bounds on latency: models/NAME-latency."""
+    from edgeprune.recipe import read_recipe
+
+    values = read_recipe(recipe, data_path=data)
+    from edgeprune.pipeline import latency_folder, measure_latency_table
+    from edgeprune.results import as_json as plain
+
+    workspace = open_workspace()
+    with open_reporter(quiet=as_json) as reporter:
+        measured = measure_latency_table(values, workspace, reporter, again=again)
+    folder = latency_folder(values, workspace)
+    if as_json:
+        print_json({"folder": str(folder), "table": plain(measured)})
+        return
+    _print_latency(measured)
+    typer.echo(f"{folder}: latency.json")
+
+
+def _print_latency(measured: "MeasuredLatency") -> None:
+    table = make_table("layer", "kind", "MACs (fvcore)", "ms", "of the call")
+    for each in measured.layers:
+        table.add_row(each.layer, each.kind, f"{each.macs:,}", f"{each.ms:.4f}", f"{each.ms / measured.call_ms:.1%}")
+    table.add_row("fixed", "", "", f"{measured.fixed_ms:.4f}", f"{measured.fixed_ms / measured.call_ms:.1%}")
+    show_table(table)
+    typer.echo(f"{measured.call_ms:.3f} ms a call: {measured.runtime}, {measured.cpu}; {measured.protocol}.")
 
 
 def _rows(profile: "DeviceProfile") -> Iterator[tuple[str, str, str]]:

@@ -4,7 +4,7 @@
 - ``prune_to_schedule`` makes its levels, ``ready_int8`` the int8 version of one; ``preview_plans`` says what that
   would do.
 - ``census_of_recipe`` and ``census_of_network`` say what can be pruned and what it is worth, ``measure_sensitivity``
-  how much it hurts.
+  how much it hurts; ``measure_latency_table`` how fast this machine runs it.
 - ``audit_levels`` says what they cost; ``export_levels`` turns them into published bundles.
 """
 
@@ -14,6 +14,12 @@ from edgeprune.pipeline.budgets import BudgetOutcome, prune_to_budget
 from edgeprune.pipeline.bundles import ExportOutcome, ExportSummary, export_levels
 from edgeprune.pipeline.census import PricedCensus, census_of_network, census_of_recipe
 from edgeprune.pipeline.finished import AuditSummary, audit_levels, finished_levels
+from edgeprune.pipeline.latency_table import (
+    MeasuredLatency,
+    latency_folder,
+    measure_latency_table,
+    open_latency_table,
+)
 from edgeprune.pipeline.level_int8 import ready_int8
 from edgeprune.pipeline.levels import Outcome, PruneSummary, prune_to_schedule
 from edgeprune.pipeline.preview import estimate_seconds, preview_plans
@@ -26,6 +32,7 @@ __all__ = [
     "BudgetOutcome",
     "ExportOutcome",
     "ExportSummary",
+    "MeasuredLatency",
     "Outcome",
     "PricedCensus",
     "PruneSummary",
@@ -36,12 +43,16 @@ __all__ = [
     "audit_levels",
     "census_of_network",
     "census_of_recipe",
+    "choose_bounds",
     "estimate_seconds",
     "export_levels",
     "finished_levels",
+    "latency_folder",
     "make_baseline",
+    "measure_latency_table",
     "measure_sensitivity",
     "open_baseline",
+    "open_latency_table",
     "preview_plans",
     "prune_to_budget",
     "prune_to_schedule",

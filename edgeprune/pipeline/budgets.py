@@ -1,4 +1,4 @@
-"""A level made by a budget: bounds on flash, RAM, MACs, parameters, met by the file that the level really becomes."""
+"""A level made by a budget: bounds that are met by the files that the level really becomes."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +13,7 @@ from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
 from edgeprune.pipeline.candidates import describe_level
 from edgeprune.pipeline.finished import open_level
+from edgeprune.pipeline.latency_table import measure_network_ms, open_latency_table, probe_images
 from edgeprune.pipeline.level_int8 import require_mcu
 from edgeprune.pipeline.levels import enter_journal, prune_to_schedule, stop_threshold
 from edgeprune.pipeline.one_level import Cut, Source, level_seed, make_level
@@ -23,7 +24,7 @@ from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.plan.budget import Solution, solve_budget
-from edgeprune.plan.cost_model import ModelCost, trace_costs
+from edgeprune.plan.cost_model import LatencyTable, ModelCost, trace_costs
 from edgeprune.prune import remove_channels
 from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
@@ -33,6 +34,7 @@ from edgeprune.zoo import is_checkpoint
 
 # Each round corrects the cost model by what the file before came to; one or two are enough in practice.
 _ROUNDS = 5
+_LATENCY_MARGIN = 0.03
 _FILE_BOUNDS = {"flash_bytes", "ram_bytes", "arena_bytes"}
 
 
@@ -74,11 +76,6 @@ def prune_to_budget(
         UnreachableBudgetError: with one block left in every group a bound is still too low.
         InputError: the recipe, the data or the baseline cannot be used, or the bound cannot be measured here.
     """
-    if budget.latency_ms is not None:
-        raise InputError(
-            f"latency={budget.latency_ms}ms: no table of this machine's latencies is there to plan with.",
-            "a bound on macs, which latency follows",
-        )
     if _FILE_BOUNDS & budget.bounds.keys():
         require_mcu()
     baseline = open_baseline(recipe, workspace, reporter)
@@ -106,6 +103,7 @@ def prune_to_budget(
     if kept is not None and kept.inputs == inputs and is_checkpoint(folder, kept.weights):
         reporter.say(f"{level}: up to date ({kept.val.accuracy.value:.4f} on val)")
         return BudgetOutcome(level=level, record=kept, up_to_date=True, run=None, threshold=threshold)
+    latencies = _open_latencies(recipe, workspace, baseline, budget)
     prunable = sum(group.channels for group in count_groups(recipe, baseline.checkpoint.network))
     story = RunStory(
         reporter,
@@ -120,7 +118,9 @@ def prune_to_budget(
         parent=parent,
         teacher=teacher,
         inputs=inputs,
-        cut=partial(_cut_to_budget, recipe, baseline, parent, budget, level=level, prunable=prunable, story=story),
+        cut=partial(
+            _cut_to_budget, recipe, baseline, parent, budget, latencies, level=level, prunable=prunable, story=story
+        ),
         folder=folder,
         story=story,
         reporter=reporter,
@@ -134,6 +134,7 @@ def _cut_to_budget(
     baseline: Baseline,
     parent: Source,
     budget: Budget,
+    latencies: LatencyTable | None,
     *,
     level: str,
     prunable: int,
@@ -151,13 +152,15 @@ def _cut_to_budget(
         rotate=recipe.export.pad == "rotate",
         split_peak=recipe.quantise.split_peak,
     )
+    if latencies is not None:
+        model = model.with_latency(latencies)
     story.say("", "---", "", f"Pruning to the budget {budget}")
     units = {group.layer: group.unit for group in groups}
     for _ in range(_ROUNDS):
         solution = solve_budget(
             scores,
             model,
-            budget=budget,
+            budget=_with_margin(budget),
             importance=prune.importance,
             align=prune.align,
             units=units,
@@ -179,19 +182,41 @@ def _cut_to_budget(
     raise EdgepruneError(f"{_ROUNDS} plans in turn missed the budget {budget}.", "bounds with a little more room")
 
 
+def _open_latencies(recipe: Recipe, workspace: Workspace, baseline: Baseline, budget: Budget) -> LatencyTable | None:
+    if budget.latency_ms is None:
+        return None
+    measured = open_latency_table(recipe, workspace, baseline.weights)
+    if measured is None:
+        raise InputError(
+            f"latency={budget.latency_ms:g}ms: this machine has not been measured with this network.",
+            "edgeprune devices measure with the same recipe",
+        )
+    return measured.table()
+
+
+def _with_margin(budget: Budget) -> Budget:
+    """What is planned for: no machine takes the same time twice."""
+    if budget.latency_ms is None:
+        return budget
+    return replace(budget, latency_ms=budget.latency_ms * (1 - _LATENCY_MARGIN))
+
+
 def _measure(recipe: Recipe, baseline: Baseline, small: nn.Module, solution: Solution, budget: Budget) -> ModelCost:
-    if not _FILE_BOUNDS & budget.bounds.keys():
-        return solution.cost
-    metadata = describe_level(recipe, baseline, None, layout="NHWC RGB int8", macs=solution.cost.macs)
-    whole_arena = budget.arena_bytes is not None
-    found = measure_structure(recipe, small, baseline.dataset, metadata, whole_arena=whole_arena)
-    return replace(
-        solution.cost,
-        flash_bytes=found.flash_bytes,
-        ram_bytes=found.ram_bytes,
-        ram_at=found.ram_at,
-        arena_bytes=found.ram_bytes + found.rest_bytes if whole_arena else solution.cost.arena_bytes,
-    )
+    real = solution.cost
+    if _FILE_BOUNDS & budget.bounds.keys():
+        metadata = describe_level(recipe, baseline, None, layout="NHWC RGB int8", macs=solution.cost.macs)
+        whole_arena = budget.arena_bytes is not None
+        found = measure_structure(recipe, small, baseline.dataset, metadata, whole_arena=whole_arena)
+        real = replace(
+            real,
+            flash_bytes=found.flash_bytes,
+            ram_bytes=found.ram_bytes,
+            ram_at=found.ram_at,
+            arena_bytes=found.ram_bytes + found.rest_bytes if whole_arena else solution.cost.arena_bytes,
+        )
+    if budget.latency_ms is not None:
+        real = replace(real, latency_ms=measure_network_ms(recipe, small, probe_images(recipe, baseline)))
+    return real
 
 
 def _describe(solution: Solution, real: ModelCost) -> str:
@@ -202,6 +227,7 @@ def _describe(solution: Solution, real: ModelCost) -> str:
         f"flash {real.flash_bytes:,} B (planned {cost.flash_bytes:,}), RAM {real.ram_bytes:,} B (planned "
         f"{cost.ram_bytes:,}), arena {real.arena_bytes:,} B (planned {cost.arena_bytes:,}), "
         f"{cost.macs:,} MACs, {cost.params:,} parameters"
+        + (f", {real.latency_ms:.3f} ms (planned {cost.latency_ms:.3f})" if real.latency_ms and cost.latency_ms else "")
     )
 
 

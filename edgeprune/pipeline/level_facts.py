@@ -21,6 +21,7 @@ from edgeprune.results import Accuracy, Gate, LatencyComparison, Verdict, at_mos
 from edgeprune.verify.accuracy import check_accuracy, compare_accuracy
 from edgeprune.verify.budget import check_budget
 from edgeprune.verify.latency import check_latency, compare_latency
+from edgeprune.verify.layer_times import measure_call_ms
 from edgeprune.verify.onnx_graph import check_graph, check_metadata
 from edgeprune.verify.parity import check_parity, check_simplification
 
@@ -71,7 +72,7 @@ def judge_level(
         *check_accuracy(comparison, max_drop=limits.max_accuracy_drop),
         check_latency(latency),
         *others.all_gates,
-        *_budget_gates(record, others),
+        *_budget_gates(record, pruned, others, probe),
     ]
     if pruned.file_macs is not None:
         detail = f"channels padded to multiples of {FAST_MULTIPLE}, against the network as pruned, in torch"
@@ -159,7 +160,7 @@ def _initial_weights(recipe: Recipe, workspace: Workspace) -> str:
     return record.initial_weights if record is not None else "unknown: the baseline's record is missing"
 
 
-def _budget_gates(record: LevelRecord, others: LevelFiles) -> tuple[Gate, ...]:
+def _budget_gates(record: LevelRecord, pruned: Candidate, others: LevelFiles, probe: np.ndarray) -> tuple[Gate, ...]:
     if not record.inputs.budget:
         return ()
     figures: dict[str, float] = {"macs": record.cost.macs, "params": record.cost.params}
@@ -168,4 +169,7 @@ def _budget_gates(record: LevelRecord, others: LevelFiles) -> tuple[Gate, ...]:
         if facts.arena is not None:
             figures |= {"flash_bytes": facts.bytes, "ram_bytes": facts.arena.head_bytes}
             figures["arena_bytes"] = facts.arena.arena_bytes + cmsis_nn_scratch_bytes(file.path.read_bytes())
-    return check_budget(parse_budget(record.inputs.budget), figures)
+    budget = parse_budget(record.inputs.budget)
+    if budget.latency_ms is not None:
+        figures["latency_ms"] = measure_call_ms(pruned.export.path, probe)
+    return check_budget(budget, figures)

@@ -321,7 +321,7 @@ class Recipe(Section):
         changed = self.augment.shift_pixels or self.augment.brightness or self.augment.contrast
         if self.recover.cache_teacher and changed:
             raise ValueError("recover.cache_teacher needs an augmentation that only flips and turns")
-        if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}[\w-]*|dense|compact|sensitivity)$", self.name):
+        if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}[\w-]*|dense|compact|sensitivity|latency)$", self.name):
             raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
         return self
 

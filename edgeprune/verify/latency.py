@@ -59,10 +59,10 @@ def compare_latency(
     for session in range(sessions):
         # Alternating, because the first one to load gets the fresher memory.
         if session % 2:
-            one, other = _prepare(path, inputs, threads), _prepare(reference_path, inputs, threads)
+            one, other = prepare_calls(path, inputs, threads), prepare_calls(reference_path, inputs, threads)
         else:
-            other, one = _prepare(reference_path, inputs, threads), _prepare(path, inputs, threads)
-        slowest = max(_warm_up(one), _warm_up(other))
+            other, one = prepare_calls(reference_path, inputs, threads), prepare_calls(path, inputs, threads)
+        slowest = max(warm_up(one), warm_up(other))
         per_turn = max(1, round(_TURN_SECONDS / slowest))
         affordable = int(budget_seconds / sessions / (2 * (per_turn + 1) * slowest))
         times.append(_time_in_turns(one, other, per_turn=per_turn, rounds=max(3, min(rounds, affordable))))
@@ -122,7 +122,8 @@ def _runtime(path: Path) -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def _prepare(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[int], None]":
+def prepare_calls(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[int], None]":
+    """A function that runs a file so many times, one image a call, all images in turn."""
     return (_prepare_litert if path.suffix == ".tflite" else _prepare_onnx)(path, inputs, threads)
 
 
@@ -154,7 +155,7 @@ def _prepare_onnx(path: Path, inputs: "np.ndarray", threads: int) -> "Callable[[
     return call
 
 
-def _warm_up(call: "Callable[[int], None]") -> float:
+def warm_up(call: "Callable[[int], None]") -> float:
     """Run until caches, arenas and the clock have settled; returns seconds of one call."""
     call(1)
     done, start = 0, time.perf_counter()

@@ -26,9 +26,11 @@ def cut_channels(
     """
     names = sorted({**made, **read})
     whole = {name: network.get_submodule(name).state_dict(keep_vars=True) for name in names}
-    # What is replaced anyway is not copied before.
+    # What is replaced anyway is not copied before; weights that another layer shares are.
+    named = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
+    shared = {id(tensor) for name, tensor in named if name.rpartition(".")[0] not in whole}
     replaced = {id(tensor): tensor for state in whole.values() for tensor in state.values()}
-    small = copy.deepcopy(network, memo=replaced)
+    small = copy.deepcopy(network, memo={key: tensor for key, tensor in replaced.items() if key not in shared})
     lost = {name: (sorted(set(made.get(name, ()))), sorted(set(read.get(name, ())))) for name in names}
     resize_channels(small, {name: _counts_after(small.get_submodule(name), *lost[name]) for name in names})
     for name in names:

@@ -5,6 +5,19 @@ the recipe's own recovery with the baseline as teacher, all epochs (patience nev
 validation, the figure is the test split's. A seed decides the order of images, augmentation and what is drawn at
 random; the baseline is the same. ``scratch`` is our shape with new weights, trained in the same way for as long.
 
+Last figures (2 shared cores of an AMD EPYC, one thread, torch 2.13.0, Torch-Pruning 1.6.0; elpv96, three seeds, mean and
+standard deviation of test accuracy, n=525; the unpruned network has 0.8457):
+
+    method          | -40 % MACs        | -60 % MACs        | -80 % MACs        | parameters, thousands
+    ours            | 0.8635 +- 0.0029  | 0.8578 +- 0.0162  | 0.8133 +- 0.0033  | 256, 101, 32
+    TP Taylor       | 0.8298 +- 0.0072  | 0.8083 +- 0.0090  | 0.7892 +- 0.0188  | 636, 381, 182
+    TP BNScale      | 0.8222 +- 0.0055  | 0.7975 +- 0.0067  | 0.7714 +- 0.0182  | 1,112, 803, 436
+    TP GroupNorm    | 0.8038 +- 0.0137  | 0.7410 +- 0.0119  | 0.7581 +- 0.0116  | 1,354, 950, 305
+    TP Magnitude    | 0.8000 +- 0.0101  | 0.7867 +- 0.0033  | 0.7657 +- 0.0188  | 1,250, 792, 117
+    random          | 0.8197 +- 0.0148  | 0.7930 +- 0.0029  | 0.7835 +- 0.0116  | 859, 542, 232
+    ours, l1_norm   | 0.7968 +- 0.0241  | 0.7638 +- 0.0069  | 0.7181 +- 0.0182  | 1,225, 990, 678
+    scratch         | 0.7613 +- 0.0040  | 0.7479 +- 0.0029  | 0.7606 +- 0.0048  | 256, 101, 32
+
     python benchmarks/accuracy_at_macs.py                                     everything: about an hour on one core
     python benchmarks/accuracy_at_macs.py --cuts 0.8 --seeds 0 --only ours "TP Taylor"
     python benchmarks/accuracy_at_macs.py --keep results.jsonl                goes on where it was interrupted

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,10 @@ class Answer:
         assert problem.endswith(".")
         assert remedy.startswith("  try: ")
         return self.err
+
+
+# ``ask("census", at=project)``, see the fixture.
+Ask = Callable[..., Answer]
 
 
 def call_edgeprune(*arguments: str, at: Path) -> int | str | None:

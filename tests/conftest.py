@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # As the command line does; read when torch is loaded, so it stands before that.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -9,6 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 import numpy as np
 import pytest
 import torch
+from command import Answer, Ask, call_edgeprune
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
@@ -21,6 +23,21 @@ settings.register_profile(
     "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
+    """``ask("prune", "tiny.yaml", at=project)``: the program as its entry point runs it, in this process.
+
+    Its file descriptors are read, so that a library that prints beside Python shows too.
+    """
+
+    def run(*arguments: str, at: Path) -> Answer:
+        capfd.readouterr()
+        code = call_edgeprune(*arguments, at=at)
+        return Answer(code, *capfd.readouterr())
+
+    return run
 
 
 class TinyNetwork(nn.Module):

@@ -6,14 +6,14 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 from bundle_factory import snapshot
-from command import EDGEPRUNE, ENVIRONMENT, Answer, call_edgeprune, run_edgeprune, run_python
+from command import EDGEPRUNE, ENVIRONMENT, Answer, Ask, call_edgeprune, run_edgeprune, run_python
 from tiny import make_images, write_recipe
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -24,25 +24,6 @@ from edgeprune.cli import app
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COMMANDS = ("train", "census", "sensitivity", "prune", "audit", "export", "verify", "pull", "list", "devices")
-
-
-Ask = Callable[..., Answer]
-
-
-@pytest.fixture
-def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
-    """``ask("prune", "tiny.yaml", at=project)``: the program as its entry point runs it, in this process.
-
-    Its file descriptors are read, so that a library that prints beside Python shows too.
-    """
-
-    def run(*arguments: str, at: Path) -> Answer:
-        capfd.readouterr()
-        code = call_edgeprune(*arguments, at=at)
-        out, err = capfd.readouterr()
-        return Answer(code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import Answer, call_edgeprune, run_python
+from command import Ask, call_edgeprune, run_python
 from tiny import make_images, write_recipe
 
 from edgeprune.audit import audit_cost
@@ -40,7 +40,6 @@ from edgeprune.zoo import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-Ask = Callable[..., Answer]
 GROUP = "features.4.block.0.0"  # 96 channels
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -63,18 +62,6 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     root = Path(shutil.copytree(trained, tmp_path / "project"))
     monkeypatch.chdir(root)
     return root
-
-
-@pytest.fixture
-def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
-    """``ask("census", at=project)``: the program as its entry point runs it, in this process."""
-
-    def run(*arguments: str, at: Path) -> Answer:
-        capfd.readouterr()
-        code = call_edgeprune(*arguments, at=at)
-        return Answer(code, *capfd.readouterr())
-
-    return run
 
 
 def open_recipe() -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import Answer, call_edgeprune
+from command import Ask, call_edgeprune
 from tiny import make_images, write_recipe
 from torch import nn
 
@@ -34,7 +34,6 @@ from edgeprune.zoo import NetworkSpec, build_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-Ask = Callable[..., Answer]
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
 
 
@@ -230,18 +229,6 @@ def project(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     root = Path(shutil.copytree(measured, tmp_path / "project"))
     monkeypatch.chdir(root)
     return root
-
-
-@pytest.fixture
-def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
-    """``ask("devices", "measure", at=project)``: the program as its entry point runs it, in this process."""
-
-    def run(*arguments: str, at: Path) -> Answer:
-        capfd.readouterr()
-        code = call_edgeprune(*arguments, at=at)
-        return Answer(code, *capfd.readouterr())
-
-    return run
 
 
 def open_recipe() -> Recipe:

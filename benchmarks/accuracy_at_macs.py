@@ -5,8 +5,8 @@ the recipe's own recovery with the baseline as teacher, all epochs (patience nev
 validation, the figure is the test split's. A seed decides the order of images, augmentation and what is drawn at
 random; the baseline is the same. ``scratch`` is our shape with new weights, trained in the same way for as long.
 
-Last figures (2 shared cores of an AMD EPYC, one thread, torch 2.13.0, Torch-Pruning 1.6.0; elpv96, three seeds, mean and
-standard deviation of test accuracy, n=525; the unpruned network has 0.8457):
+Last figures (2 shared cores of an AMD EPYC, one thread, torch 2.13.0, Torch-Pruning 1.6.0; elpv96, three seeds, mean
+and standard deviation of test accuracy, n=525; the unpruned network has 0.8457):
 
     method          | -40 % MACs        | -60 % MACs        | -80 % MACs        | parameters, thousands
     ours            | 0.8635 +- 0.0029  | 0.8578 +- 0.0162  | 0.8133 +- 0.0033  | 256, 101, 32

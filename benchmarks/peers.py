@@ -33,6 +33,10 @@ from edgeprune.zoo import load_checkpoint
 _HALVINGS = 12
 
 
+class UnreachedError(Exception):
+    """A pruner without a ratio that is small enough."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What is cut: a recipe's baseline, and its images."""
@@ -113,7 +117,10 @@ def cut_theirs(
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (low, middle) if count_macs(at(middle), size) <= macs else (middle, high)
-        return at(high)
+        small = at(high)
+        if count_macs(small, size) > macs:
+            raise UnreachedError(f"no ratio comes down to {macs:,} MACs")
+        return small
 
     return cut
 

@@ -5,9 +5,9 @@ by the recipe's own recovery with the baseline as teacher, all epochs. The epoch
 is the float network's on the test split. Bytes are the int8 file's, by liveness, which TFLite Micro's head equals: a
 gate of every export. Three seeds of the recovery's order of images and augmentation; the cut is the same.
 
-Last figures (AMD EPYC, one thread, elpv96, three seeds, n=525; unpruned 0.8457 at 51,840 B): ram=48KiB gives an arena head
-of 46,080 B and 0.8305 +- 0.0151 with hard-swish kept, 0.8387 +- 0.0124 with ReLU in the stem; 0.932 of the MACs. 32KiB
-was not run.
+Last figures (AMD EPYC, one thread, elpv96, three seeds, n=525; unpruned 0.8457 at 51,840 B): ram=48KiB gives an arena
+head of 46,080 B and 0.8305 +- 0.0151 with hard-swish kept, 0.8387 +- 0.0124 with ReLU in the stem; 0.932 of the MACs.
+32KiB was not run.
 
     python benchmarks/accuracy_at_ram.py
     python benchmarks/accuracy_at_ram.py --bounds 48KiB --seeds 0

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PINS = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 TARGETS = (
     *("help", "setup", "train", "census", "sensitivity", "prune", "audit", "export", "verify", "list"),
-    *("check", "format-check", "lint", "types", "layers", "test", "test-long", "format", "clean", "distclean"),
+    *("check", "format-check", "lint", "types", "layers", "test", "test-long", "bench", "format", "clean", "distclean"),
 )
 
 

@@ -151,6 +151,8 @@ def _prune_to_budget(
     typer.echo(f"validation accuracy {record.val.accuracy}")
     typer.echo(f"test accuracy       {record.test.accuracy}")
     words = ["edgeprune", "export", str(path), "--budget", str(budget)]
+    # With a target, channels stay in the recipe's blocks, so the export has to know of it.
+    words += ["--target", f"{target:g}"] if target is not None else []
     words += ["--device", str(recipe.export.device)] if recipe.export.device else []
     words += ["--data", data] if data else []
     typer.echo(f"Next: {shlex.join(words)}")

@@ -9,12 +9,12 @@ from edgeprune.budget import parse_budget
 from edgeprune.micro_scratch import cmsis_nn_scratch_bytes
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Candidate, runtimes
+from edgeprune.pipeline.latency_table import probe_images
 from edgeprune.pipeline.level_files import LevelFiles
 from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, ModelFile
 from edgeprune.pipeline.records import RECORD, BaselineRecord, LevelRecord, load_record
 from edgeprune.pipeline.tflite_files import tflite_inputs
 from edgeprune.pipeline.workspace import Workspace
-from edgeprune.preprocess import normalise_pixels
 from edgeprune.publish.facts import BundleFacts, DataFacts, FileFacts, LevelFacts
 from edgeprune.recipe import Recipe
 from edgeprune.results import Accuracy, Gate, LatencyComparison, Verdict, at_most
@@ -54,7 +54,7 @@ def judge_level(
         workspace: where the baseline's record lies.
     """
     limits, dataset, data = recipe.verify, baseline.dataset, recipe.data
-    probe = normalise_pixels(np.asarray(dataset.test.images[:PROBE_IMAGES]), data.mean, data.std)
+    probe = probe_images(recipe, baseline)
     latency = compare_latency(pruned.export.path, dense.export.path, probe)
     comparison = compare_accuracy(
         file_logits=pruned.logits, reference_logits=dense.logits, labels=np.asarray(dataset.test.labels)

@@ -14,7 +14,8 @@ from edgeprune.plan.liveness import MemoryPlan
 from edgeprune.plan.operators import LayerChannels
 from edgeprune.plan.products import Product
 
-_LAYERS = frozenset({"conv2d", "depthwise", "linear"})
+# Steps with weights of their own.
+WEIGHTED = frozenset({"conv2d", "depthwise", "linear"})
 _BYTES_PER_CHANNEL = 4 + 2 * 12
 # Bytes of an operator, its tensors and their buffers: a layer has weights and bias besides its result.
 _BYTES_PER_LAYER = 352
@@ -40,7 +41,7 @@ def list_flash(network: nn.Module, layers: LayerChannels, memory: MemoryPlan) ->
     found = [Product(layer="", kind="file", factor=float(fixed), one=one, other=one)]
     for step in memory.steps:
         module = modules.get(step.layer)
-        if step.kind in _LAYERS and isinstance(module, nn.Conv2d | nn.Linear):
+        if step.kind in WEIGHTED and isinstance(module, nn.Conv2d | nn.Linear):
             made, kernel = layers.made(step.layer), math.prod(module.weight.shape[2:])
             found += [
                 Product(layer=step.layer, kind="weights", factor=kernel, one=made, other=layers.read(step.layer)),
@@ -54,6 +55,6 @@ def list_flash(network: nn.Module, layers: LayerChannels, memory: MemoryPlan) ->
 
 
 def _table_bytes(step: Step) -> int:
-    if step.kind in _LAYERS:
+    if step.kind in WEIGHTED:
         return _BYTES_PER_LAYER
     return _BYTES_PER_PAD if step.kind == "pad" else _BYTES_PER_OPERATOR

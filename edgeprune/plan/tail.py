@@ -7,6 +7,7 @@ tensors. Fitted to nine files of three networks, of 89 to 153 KB: each channel's
 import numpy as np
 from torch import nn
 
+from edgeprune.plan.flash import WEIGHTED
 from edgeprune.plan.liveness import MemoryPlan
 from edgeprune.plan.operators import LayerChannels
 
@@ -26,10 +27,6 @@ def sum_tail(network: nn.Module, layers: LayerChannels, memory: MemoryPlan) -> n
     modules = dict(network.named_modules())
     tail = layers.fixed(_BYTES_FIXED + _BYTES_PER_OPERATOR * len(memory.steps))
     for step in memory.steps:
-        if isinstance(modules.get(step.layer), nn.Conv2d | nn.Linear) and step.kind in {
-            "conv2d",
-            "depthwise",
-            "linear",
-        }:
+        if step.kind in WEIGHTED and isinstance(modules.get(step.layer), nn.Conv2d | nn.Linear):
             tail = tail + _BYTES_PER_CHANNEL * layers.made(step.layer)
     return tail

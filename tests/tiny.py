@@ -25,7 +25,7 @@ def make_images(root: Path, *, per_class: int = 60, seed: int = 0) -> Path:
 
 
 def write_recipe(path: Path, images: Path, **sections: object) -> Path:
-    """A recipe for those images; keyword arguments replace whole sections."""
+    """A recipe for those images; keyword arguments replace whole sections, but for how `prune` ranks."""
     values: dict[str, object] = {
         "name": "tiny",
         "goal": "go the whole way in seconds",
@@ -33,13 +33,16 @@ def write_recipe(path: Path, images: Path, **sections: object) -> Path:
         "model": {"network": "mobilenet_v3_small", "weights": "none", "pad": "same"},
         "train": {"epochs": 4, "batch_size": 16, "lr": 0.003, "warmup_epochs": 1},
         "augment": {"flip_horizontal": True},
-        # What a network looks at that has hardly learnt anything is noise.
-        "prune": {"targets": [0.3, 0.6], "importance": "l1_norm", "coupled": "producer"},
+        "prune": {"targets": [0.3, 0.6]},
         "recover": {"epochs": 2, "batch_size": 16, "lr": 0.001, "lr_high": 0.001},
         # A tiny network on tiny images is not what these limits are for.
         "verify": {"max_accuracy_drop": 1.0},
         # The TFLite files have tests of their own; converting takes seconds each.
         "export": {"formats": ["onnx"]},
     } | sections
+    # What a network looks at that has hardly learnt anything is noise, so that channels are ranked by weights.
+    prune = values["prune"]
+    assert isinstance(prune, dict)
+    values["prune"] = {"importance": "l1_norm", "coupled": "producer"} | prune
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path

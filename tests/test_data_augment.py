@@ -18,6 +18,9 @@ EVERYTHING = partial(
     shift_pixels=3,
     brightness=0.3,
     contrast=0.3,
+    crop_area=0.5,
+    rotate_degrees=10.0,
+    saturation=0.3,
 )
 
 
@@ -48,6 +51,9 @@ CHOICES = {
     "quarter_turns": st.booleans(),
     "shift_pixels": st.integers(0, 4),
     "brightness": st.sampled_from([0.0, 0.5]),
+    "crop_area": st.sampled_from([1.0, 0.5]),
+    "rotate_degrees": st.sampled_from([0.0, 10.0]),
+    "saturation": st.sampled_from([0.0, 0.5]),
     "contrast": st.sampled_from([0.0, 1.0]),
 }
 
@@ -158,3 +164,37 @@ def test_brightness_and_contrast_together_are_one_after_the_other() -> None:
     generator = seeded()
     brighter = augment_batch(images, generator, brightness=0.2)
     torch.testing.assert_close(together, augment_batch(brighter, generator, contrast=0.2))
+
+
+def test_a_crop_is_a_part_of_the_image_stretched_back() -> None:
+    """Of a ramp from left to right a crop is a ramp that rises less and stays within the ends."""
+    ramp = (torch.arange(32) + 0.5).div(32).expand(200, 3, 32, 32).contiguous()
+    cropped = augment_batch(ramp, seeded(), crop_area=0.25)
+    slopes = cropped[:, 0, 16, 31] - cropped[:, 0, 16, 0]
+    kept = slopes / (31 / 32)
+    assert 0.25 / 1.5 <= kept.min() < 0.5
+    assert 0.9 < kept.max() <= 1.001
+    assert cropped.min() >= 0
+    assert cropped.max() <= 1
+
+
+def test_rotations_turn_both_ways_up_to_their_limit() -> None:
+    """What rises from left to right rises downwards too by the tangent of the angle."""
+    ramp = (torch.arange(65) - 32.0).div(200).add(0.5).expand(200, 3, 65, 65).contiguous()
+    turned = augment_batch(ramp, seeded(), rotate_degrees=10)
+    right = turned[:, 0, 32, 40] - turned[:, 0, 32, 24]
+    down = turned[:, 0, 40, 32] - turned[:, 0, 24, 32]
+    angles = torch.rad2deg(torch.atan2(down, right))
+    assert -10.01 < angles.min() < -9
+    assert 9 < angles.max() < 10.01
+
+
+def test_saturation_moves_colours_from_grey_and_leaves_grey_alone() -> None:
+    images = noise() * 0.2 + 0.4
+    changed = augment_batch(images, seeded(), saturation=0.5)
+    grey = images.mean(dim=1, keepdim=True)
+    factors = ((changed - grey) / (images - grey)).flatten(1).median(dim=1).values
+    torch.testing.assert_close(changed, grey + factors.view(-1, 1, 1, 1) * (images - grey), atol=1e-5, rtol=0)
+    assert 0.5 <= factors.min() < 0.6
+    assert 1.4 < factors.max() <= 1.5
+    torch.testing.assert_close(augment_batch(grey.expand_as(images), seeded(), saturation=0.5), grey.expand_as(images))

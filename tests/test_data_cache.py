@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from edgeprune.data import Dataset, load_dataset
 from edgeprune.data.decode import read_image
+from edgeprune.data.shards import ShardedImages
 from edgeprune.errors import InputError
 
 
@@ -57,7 +59,8 @@ class Pets:
 
     @property
     def caches(self) -> list[Path]:
-        return sorted(self.cache_dir.iterdir())
+        """Finished ones; what an interrupted packing left starts with a dot."""
+        return sorted(path for path in self.cache_dir.iterdir() if not path.name.startswith("."))
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_a_second_load_is_silent_and_equal(pets: Pets) -> None:
     assert_right(pets, second)
 
 
-@pytest.mark.parametrize("victim", ["train.npy", "val.npy", "test.npy", "index.json"])
+@pytest.mark.parametrize("victim", ["train-00000.npy", "val-00001.npy", "test-00002.npy", "00001.json", "index.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
 def test_a_damaged_cache_is_named_and_made_again(pets: Pets, victim: str, damage: str) -> None:
     first = pets.load()
@@ -273,7 +276,7 @@ def test_an_interrupt_does_not_wait_for_the_images_that_are_queued(pets: Pets, m
 def test_an_unknown_source_names_the_known_ones(pets: Pets) -> None:
     with pytest.raises(InputError, match="'cifar' is not known") as caught:
         pets.load(source="cifar")
-    assert caught.value.remedy == "elpv or imagefolder"
+    assert caught.value.remedy == "elpv, imagefolder, csv, hf or vww"
 
 
 @contextmanager
@@ -327,9 +330,150 @@ def test_a_load_that_was_killed_half_way_leaves_nothing_that_counts(pets: Pets, 
         process.send_signal(end)
         process.wait()
         assert time.monotonic() - started < 10
-    assert [path for path in pets.caches if not path.name.startswith(".")] == []
-    if end == signal.SIGINT:
-        assert pets.caches == []
+    assert pets.caches == []
     data = pets.load()
     assert pets.said == ["Decoding 20 images of imagefolder to 16 x 16 pixels, once."]
     assert_right(pets, data)
+
+
+SMALL_SHARDS = 3 * 16 * 16 * 3
+SHARDED_PROGRAM = f"import edgeprune.data.shard_plan\nedgeprune.data.shard_plan.SHARD_BYTES = {SMALL_SHARDS}\n{PROGRAM}"
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three images of 16 x 16 pixels in each."""
+    monkeypatch.setattr("edgeprune.data.shard_plan.SHARD_BYTES", SMALL_SHARDS)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are decoded from now on."""
+    names: list[str] = []
+
+    def read(path: Path, image_size: int) -> tuple[np.ndarray, str]:
+        names.append(path.name)
+        return read_image(path, image_size)
+
+    monkeypatch.setattr("edgeprune.data.pack.read_image", read)
+    return names
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_splits_in_many_shards_hold_the_same_images(pets: Pets) -> None:
+    data = pets.load()
+    assert len(list(pets.caches[0].glob("train-*.npy"))) == 4
+    assert_right(pets, data)
+    assert isinstance(data.train.images, ShardedImages)
+    assert data.train.first(5).images.shape == (5, 16, 16, 3)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_broken_files_leave_no_gap_between_shards(pets: Pets) -> None:
+    names = pets.load().train.names
+    for name in names[1:5]:
+        (pets.path / name).write_bytes(b"x")
+    data = pets.load(skip_broken=True)
+    assert data.train.names == (names[0], *names[5:])
+    assert_right(pets, data)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, ShardedImages]:
+    """An array of 20 images and the same in files of 7, 1 and 12."""
+    folder = tmp_path_factory.mktemp("shards")
+    whole = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    paths = [folder / f"{number}.npy" for number in range(3)]
+    for path, part in zip(paths, np.split(whole, [7, 8]), strict=True):
+        np.save(path, part)
+    return whole, ShardedImages(paths, [7, 1, 12], image_size=4)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *(0, 6, 7, 8, 19, -1, -20, np.int64(7)),
+        *(slice(None), slice(5), slice(6, 9), slice(8, 2), slice(-3, None), slice(0, 40), slice(None, None, -3)),
+        *([], [7], [3, 3, 19, 0, -1], np.arange(20), np.arange(20)[::-1], np.array([8, 7, 6], dtype=np.uint16)),
+    ],
+    ids=str,
+)
+def test_images_in_many_files_are_indexed_like_one_array(sharded: tuple[np.ndarray, ShardedImages], rows: Any) -> None:
+    whole, images = sharded
+    found = images[rows]
+    assert (found.dtype, found.shape) == (np.uint8, whole[rows].shape)
+    np.testing.assert_array_equal(found, whole[rows])
+
+
+def test_images_in_many_files_become_one_array_when_asked(sharded: tuple[np.ndarray, ShardedImages]) -> None:
+    whole, images = sharded
+    assert (len(images), images.shape, images.dtype) == (20, whole.shape, whole.dtype)
+    np.testing.assert_array_equal(np.asarray(images), whole)
+    np.testing.assert_array_equal(np.stack(list(images)), whole)
+    assert np.asarray(images, dtype=np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize("rows", [20, -21, [0, 20], [-21], [0.5], True, [True] * 20, [[1]], None])
+def test_rows_that_no_image_has_are_refused(sharded: tuple[np.ndarray, ShardedImages], rows: Any) -> None:
+    with pytest.raises(IndexError):
+        sharded[1][rows]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.usefixtures("small_shards")
+def test_an_interrupted_packing_goes_on_after_its_last_finished_shard(
+    pets: Pets, decoded: list[str], end: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", SHARDED_PROGRAM, str(pets.path), str(pets.cache_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half way\n"
+        process.send_signal(end)
+    data = pets.load()
+    assert pets.said[1:] == ["What an earlier decoding finished is kept."]
+    assert len(decoded) == 17  # the fifth image is in the second shard of three
+    assert_right(pets, data)
+    assert [path.name for path in pets.cache_dir.iterdir()] == [pets.caches[0].name]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_what_is_damaged_of_an_interrupted_packing_is_decoded_again(pets: Pets, decoded: list[str]) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pets.load(progress=interrupt)
+    part = next(pets.cache_dir.glob(".*.part"))
+    content = bytearray((part / "train-00000.npy").read_bytes())
+    content[-1] ^= 1
+    (part / "train-00000.npy").write_bytes(content)
+    decoded.clear()
+    assert_right(pets, pets.load())
+    assert len(decoded) == 17
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_added_image_leaves_the_shards_before_it_alone(pets: Pets, decoded: list[str]) -> None:
+    pets.load()
+    decoded.clear()
+    for n in range(10, 30):  # enough that some come after the first three of train
+        Image.new("RGB", (20, 20), (n, 100, 9)).save(pets.path / "dog" / f"{n}.png")
+    data = pets.load()
+    assert_right(pets, data)
+    assert 20 <= len(decoded) < 40
+    pets.load()
+    assert pets.said == []
+
+
+def test_two_processes_decode_once(pets: Pets) -> None:
+    """Trials of a sweep, or ranks of one training, begin at the same moment."""
+    program = PROGRAM.replace("time.sleep(60)", "time.sleep(2)").replace("say=lambda line: None", "say=print")
+    command = [sys.executable, "-c", program, str(pets.path), str(pets.cache_dir)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(text.count("Decoding 20 images") for text in said) == 1
+    assert sum(text.count("Another process is decoding these images") for text in said) == 1
+    assert_right(pets, pets.load())
+    assert pets.said == []

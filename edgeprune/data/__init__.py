@@ -3,9 +3,16 @@
     split.py        fixed splits by hash, the listing that every source gives
     elpv.py         source elpv: photographs of solar cells, from a PyPI package
     imagefolder.py  source imagefolder: any folder of images
+    csv_list.py     source csv: a list of images with labels, weights and soft labels
     decode.py       one file to pixels: formats, transparency, orientation, resizing
-    pack.py         all files to one uint8 array a split, with every core
-    cache.py        those arrays kept on disk, memory-mapped, checked at every opening
+    hub.py          source hf: a set of the Hugging Face hub, or a folder of Parquet files
+    hub_stream.py   reading one with the library ``datasets``, as a stream
+    shard_plan.py   which images are packed together
+    pack.py         images to shards of uint8 arrays, with every core
+    shards.py       the arrays of a split, indexed as one
+    cache.py        what is kept on disk, memory-mapped, checked at every opening
+    build.py        a cache that is missing or stale is made; an interrupted packing goes on
+    identity.py     digests of a data set, and copies in it
     dataset.py      all of it together: ``load_dataset``
     augment.py      random changes to batches
     loader.py       batches and samples
@@ -18,18 +25,24 @@ from edgeprune.data.augment import augment_batch
 from edgeprune.data.cache import PackedSplit
 from edgeprune.data.dataset import Dataset, load_dataset
 from edgeprune.data.decode import BrokenImageError, decode_image
-from edgeprune.data.loader import iterate_batches, sample_images
-from edgeprune.data.split import SPLITS, split_by_hash
+from edgeprune.data.hub import HubOptions
+from edgeprune.data.loader import iterate_batches, run_ahead, sample_images
+from edgeprune.data.shards import ImagesByRow
+from edgeprune.data.split import SPLITS, UNLABELLED, split_by_hash
 
 __all__ = [
     "SPLITS",
+    "UNLABELLED",
     "BrokenImageError",
     "Dataset",
+    "HubOptions",
+    "ImagesByRow",
     "PackedSplit",
     "augment_batch",
     "decode_image",
     "iterate_batches",
     "load_dataset",
+    "run_ahead",
     "sample_images",
     "split_by_hash",
 ]

@@ -1,27 +1,27 @@
-"""Images decoded once: one uint8 array a split on disk, memory-mapped, replaced whole or left alone.
+"""Images decoded once: uint8 arrays on disk, memory-mapped, checked at every opening.
 
-A cache is a folder with ``train.npy``, ``val.npy``, ``test.npy`` and ``index.json``. The index holds the key (a
-digest of everything the pixels depend on), the names, labels and content digests of the images, the digest of each
-array and a digest of itself. A cache is used only when all of them agree; otherwise it is made again, and ``say``
-hears why.
+A cache is a folder with the shards of ``pack.py`` and ``index.json``. The index holds the key (a digest of everything
+the rows depend on), what the source says of itself, the digest of each shard's record and a digest of itself; a record
+holds the digests of its arrays. A cache is used only when all of them agree.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from edgeprune.data.decode import DECODER_VERSION, BrokenImageError, prepared_decoders, read_image
-from edgeprune.data.pack import pack_images
-from edgeprune.data.split import SPLITS, Listing, show
+from edgeprune.data.shard_plan import name_array, name_record
+from edgeprune.data.shards import Images, ImagesByRow, open_images
+from edgeprune.data.split import SPLITS
 from edgeprune.errors import InputError
-from edgeprune.files import digest_file, digest_json, read_json, staged_folder, write_json
+from edgeprune.files import digest_file, digest_json, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-_INDEX = "index.json"
+INDEX = "index.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,164 +30,170 @@ class PackedSplit:
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        images: uint8, shape (n, size, size, 3), RGB, read-only and memory-mapped.
-        labels: int64, shape (n,), indices into the classes.
-        names: n paths below the source's folder, sorted.
+        images: uint8, shape (n, size, size, 3), RGB, read-only and memory-mapped; one array, or several that are
+            indexed as one.
+        labels: int64, shape (n,), indices into the classes; ``UNLABELLED`` (-1) where nobody knows, in train only.
+        names: n paths below the source's folder, sorted; out of a stream, in its order.
+        weights: float32, shape (n,), how much each label counts in training, 0 for unlabelled rows; None where every
+            row counts 1.
+        soft: float32, shape (n, classes), probabilities; a row of NaN where there are none; None where no row has any.
     """
 
     name: str
-    images: "np.ndarray"
+    images: Images
     labels: "np.ndarray"
     names: tuple[str, ...]
+    weights: "np.ndarray | None" = None
+    soft: "np.ndarray | None" = None
+
+    def first(self, count: int) -> Self:
+        """The first images of the split, with all that belongs to them."""
+        return replace(
+            self,
+            images=self.images[:count],
+            labels=self.labels[:count],
+            names=self.names[:count],
+            weights=self.weights[:count] if self.weights is not None else None,
+            soft=self.soft[:count] if self.soft is not None else None,
+        )
+
+    def labelled(self) -> Self:
+        """The images whose class is known: what is judged by labels, calibrated or trained for int8 with."""
+        import numpy as np
+
+        rows = np.flatnonzero(self.labels >= 0)
+        if len(rows) == len(self.labels):
+            return self
+        return replace(
+            self,
+            images=ImagesByRow(self.images, rows),
+            labels=self.labels[rows],
+            names=tuple(self.names[row] for row in rows),
+            weights=self.weights[rows] if self.weights is not None else None,
+            soft=self.soft[rows] if self.soft is not None else None,
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedCache:
     """What a cache folder holds.
 
     Attributes:
+        source, classes, credit, repair: as in ``Listing``.
         splits: split name to images.
-        contents: image name to the SHA-256 of its file.
+        contents: split name to the SHA-256 of each image's file, hexadecimal digits as bytes, shape (n,).
         broken: name to reason, of the files that were left out.
     """
 
+    source: str
+    classes: tuple[str, ...]
+    credit: str
+    repair: str
     splits: dict[str, PackedSplit]
-    contents: dict[str, str]
+    contents: "dict[str, np.ndarray]"
     broken: dict[str, str]
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """Why a cache must be made again."""
 
 
-def load_packed(
-    listing: Listing,
-    *,
-    image_size: int,
-    skip_broken: bool,
-    folder: Path,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
-) -> PackedCache:
-    """Open the cache of a listing, and make it first when it is missing, stale or damaged.
+def seal_index(folder: Path, index: dict[str, Any], shards: int) -> None:
+    """Write the index of shards that lie in a folder, which makes it a cache."""
+    index = index | {"shards": [digest_file(folder / name_record(number)) for number in range(shards)]}
+    write_json(folder / INDEX, {"digest": digest_json(index), "index": index})
 
-    Args:
-        listing: the images.
-        image_size: height and width, pixels.
-        skip_broken: leave broken files out instead of raising.
-        folder: where the cache is or will be.
-        say: hears one sentence when a cache is made, and why an old one was not used.
-        progress: images done and in total, while decoding.
+
+def open_cache(folder: Path, key: str) -> PackedCache:
+    """Open a cache and check every byte of it.
 
     Raises:
-        InputError: files are broken and ``skip_broken`` is off, or the cache cannot be written.
+        UnusableError: it is damaged, or was made for another key.
     """
-    key = _compute_key(listing, image_size)
-    if folder.exists():
-        try:
-            cache = _open_cache(folder, key)
-            _retry_broken(listing, cache, image_size)
-        except _UnusableError as reason:
-            say(f"The image cache {show(folder)} {reason}: decoding again.")
-        else:
-            _judge_broken(cache.broken, listing, skip_broken)
-            return cache
-    say(f"Decoding {len(listing.files):,} images of {listing.source} to {image_size} x {image_size} pixels, once.")
-    try:
-        with staged_folder(folder) as staging:
-            splits, broken = pack_images(listing.files, staging, image_size=image_size, progress=progress)
-            _judge_broken(broken, listing, skip_broken)
-            index = {"broken": broken, "key": key, "splits": splits}
-            write_json(staging / _INDEX, {"digest": digest_json(index), "index": index})
-    except OSError as error:
-        raise InputError(
-            f"The image cache {show(folder)} cannot be written: {error.strerror or error}.",
-            f"free {len(listing.files) * image_size * image_size * 3 / 1e6:.0f} MB there, or allow writing to it",
-        ) from None
-    return _open_cache(folder, key)
-
-
-def _compute_key(listing: Listing, image_size: int) -> str:
-    # Imported here because Pillow belongs to an extra.
-    import PIL
-
-    files: list[list[Any]] = []
-    for file in listing.files:
-        try:
-            status = file.path.stat()
-            files.append([file.name, file.label, file.split, status.st_size, status.st_mtime_ns])
-        except OSError:
-            files.append([file.name, file.label, file.split, "unreadable"])
-    return digest_json(
-        {
-            "classes": listing.classes,
-            "decoder": [DECODER_VERSION, PIL.__version__],
-            "files": files,
-            "image_size": image_size,
-        }
+    index = _read_index(folder, key)
+    splits = {name: _Rows(classes=len(index["classes"])) for name in SPLITS}
+    arrays: list[tuple[Path, str]] = []
+    for number, digest in enumerate(index["shards"]):
+        _check_digest(folder / name_record(number), digest)
+        for name, part in read_json(folder / name_record(number))["splits"].items():
+            arrays.append((folder / name_array(number, name), part["digest"]))
+            splits[name].add(arrays[-1][0], part)
+    with ThreadPoolExecutor() as pool:
+        deque(pool.map(_check_digest, *zip(*arrays, strict=True)), maxlen=0)  # a result that is read raises its error
+    return PackedCache(
+        source=index["source"],
+        classes=tuple(index["classes"]),
+        credit=index["credit"],
+        repair=index["repair"],
+        splits={name: rows.pack(name, index["image_size"]) for name, rows in splits.items()},
+        contents={name: _join(rows.contents, "S64") for name, rows in splits.items()},
+        broken=index["broken"],
     )
 
 
-def _open_cache(folder: Path, key: str) -> PackedCache:
+def _read_index(folder: Path, key: str) -> dict[str, Any]:
+    try:
+        sealed = read_json(folder / INDEX)
+        index: dict[str, Any] = sealed["index"]
+        if digest_json(index) != sealed["digest"]:
+            raise UnusableError(f"is damaged ({INDEX} digest differs)")
+        if index["key"] != key:
+            raise UnusableError("is stale (the images, their labels or the decoder changed)")
+    except (InputError, OSError, KeyError, TypeError, ValueError):
+        raise UnusableError(f"is damaged ({INDEX} is missing or unreadable)") from None
+    return index
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    try:
+        found = digest_file(path)
+    except OSError as error:
+        raise UnusableError(f"is damaged ({error.strerror or error})") from None
+    if found != digest:
+        raise UnusableError(f"is damaged ({path.name} digest differs)")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    """What the records of all shards say about one split, in few bytes an image."""
+
+    classes: int
+    paths: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    contents: "list[np.ndarray]" = field(default_factory=list)
+    labels: "list[np.ndarray]" = field(default_factory=list)
+    soft: "list[np.ndarray]" = field(default_factory=list)
+    weights: "list[np.ndarray]" = field(default_factory=list)
+
+    def add(self, path: Path, part: dict[str, Any]) -> None:
+        import numpy as np
+
+        self.paths.append(path)
+        self.names += part["names"]
+        self.contents.append(np.array(part["contents"], dtype="S64"))
+        self.labels.append(np.array(part["labels"], dtype=np.int64))
+        self.weights.append(np.array(part["weights"], dtype=np.float32))
+        soft = np.full((len(part["names"]), self.classes), np.nan, dtype=np.float32)
+        for row, shares in enumerate(part["soft"]):
+            if shares is not None:
+                soft[row] = np.frombuffer(bytes.fromhex(shares), dtype=np.float32)
+        self.soft.append(soft)
+
+    def pack(self, name: str, image_size: int) -> PackedSplit:
+        import numpy as np
+
+        weights, soft = _join(self.weights, "float32"), _join(self.soft, "float32")
+        return PackedSplit(
+            name=name,
+            images=open_images(self.paths, [len(labels) for labels in self.labels], image_size=image_size),
+            labels=_join(self.labels, "int64"),
+            names=tuple(self.names),
+            weights=weights if (weights != 1).any() else None,
+            soft=soft if not np.isnan(soft).all() else None,
+        )
+
+
+def _join(parts: "Sequence[np.ndarray]", dtype: str) -> "np.ndarray":
     import numpy as np
 
-    try:
-        sealed = read_json(folder / _INDEX)
-        index = sealed["index"]
-        if digest_json(index) != sealed["digest"]:
-            raise _UnusableError(f"is damaged ({_INDEX} digest differs)")
-    except (InputError, OSError, KeyError, TypeError, ValueError):
-        raise _UnusableError(f"is damaged ({_INDEX} is missing or unreadable)") from None
-    if index["key"] != key:
-        raise _UnusableError("is stale (the images or the decoder changed)")
-    paths = [folder / f"{split}.npy" for split in SPLITS]
-    try:
-        with ThreadPoolExecutor(len(paths)) as pool:
-            digests = list(pool.map(digest_file, paths))
-    except OSError as error:
-        raise _UnusableError(f"is damaged ({error.strerror or error})") from None
-    splits = {}
-    contents: dict[str, str] = {}
-    for split, path, digest in zip(SPLITS, paths, digests, strict=True):
-        entry = index["splits"][split]
-        if digest != entry["digest"]:
-            raise _UnusableError(f"is damaged ({path.name} digest differs)")
-        splits[split] = PackedSplit(
-            name=split,
-            images=np.load(path, mmap_mode="r", allow_pickle=False),
-            labels=np.array(entry["labels"], dtype=np.int64),
-            names=tuple(entry["names"]),
-        )
-        contents.update(zip(entry["names"], entry["contents"], strict=True))
-    return PackedCache(splits=splits, contents=contents, broken=dict(index["broken"]))
-
-
-def _retry_broken(listing: Listing, cache: PackedCache, image_size: int) -> None:
-    # Neither size nor time change when a permission is mended or a disk comes back, so the key cannot tell.
-    with prepared_decoders():
-        for file in listing.files:
-            if file.name in cache.broken:
-                try:
-                    read_image(file.path, image_size)
-                except BrokenImageError:
-                    continue
-                raise _UnusableError(f"is stale ({show(file.name)}, left out before, can be read now)")
-
-
-def _judge_broken(broken: dict[str, str], listing: Listing, skip_broken: bool) -> None:
-    if broken and not skip_broken:
-        raise InputError(
-            f"{len(broken):,} of {len(listing.files):,} images cannot be read: {list_broken(broken)}.", listing.repair
-        )
-    whole = {(file.split, file.label) for file in listing.files if file.name not in broken}
-    for split, label in sorted({(file.split, file.label) for file in listing.files} - whole):
-        raise InputError(
-            f"No image of class {show(listing.classes[label])} in {split} can be read: {list_broken(broken)}.",
-            "mend these files, or remove the class",
-        )
-
-
-def list_broken(broken: dict[str, str]) -> str:
-    """The first few broken files with their reasons, and how many more there are."""
-    first = "; ".join(f"{show(name)} ({reason})" for name, reason in list(broken.items())[:5])
-    return first + (f"; and {len(broken) - 5:,} more" if len(broken) > 5 else "")
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)

@@ -56,6 +56,20 @@ def read_image(path: Path, image_size: int) -> "tuple[np.ndarray, str]":
         content = path.read_bytes()
     except OSError as error:
         raise BrokenImageError(error.strerror or "cannot be read") from None
+    return decode_content(content, image_size)
+
+
+def decode_content(content: bytes | None, image_size: int) -> "tuple[np.ndarray, str]":
+    """Decode the bytes of an image file; None is a row of a table that holds none.
+
+    Returns:
+        Pixels as from ``decode_image``, and the SHA-256 of the bytes.
+
+    Raises:
+        BrokenImageError: there is no content, or it is no image.
+    """
+    if content is None:
+        raise BrokenImageError("the row holds no image of the set")
     return decode_image(content, image_size), hashlib.sha256(content).hexdigest()
 
 

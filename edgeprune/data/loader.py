@@ -1,7 +1,8 @@
 """From a packed split to the batches that a network reads."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.data.cache import PackedSplit
 from edgeprune.data.split import hash_name
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
+Batch = TypeVar("Batch")
+
 
 def iterate_batches(
     split: PackedSplit,
@@ -22,7 +25,10 @@ def iterate_batches(
     std: tuple[float, ...],
     generator: "torch.Generator | None" = None,
     augment: "Augment | None" = None,
+    augment_generator: "torch.Generator | None" = None,
     drop_last: bool = False,
+    part: tuple[int, int] = (0, 1),
+    device: str = "cpu",
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     """Go through a split once, in batches of normalised images with their labels.
 
@@ -32,12 +38,15 @@ def iterate_batches(
         mean, std: one value a channel, in units of [0, 1] pixels.
         generator: given: the order is shuffled, and the same state gives the same batches; else the order of the
             split. Inside a shuffled batch images stand in the order of the split, which reads the disk forwards.
-        augment: changes images in [0, 1] before they are normalised; draws from ``generator``.
+        augment: changes images in [0, 1] before they are normalised; draws from ``augment_generator``.
+        augment_generator: ``generator`` when None. Processes that share batches draw one order, each its own changes.
         drop_last: leave out a last batch that is smaller, because batch normalisation cannot train on one image.
+        part: (k, m) of every batch gives images k, k + m, ..., so that m processes have all of it.
+        device: where images go, as bytes; they are changed and normalised there.
 
     Yields:
         Images, float32, shape (b, 3, size, size), ``torch.channels_last``, by the arithmetic of
-        ``normalise_pixels``; and labels, int64, shape (b,).
+        ``normalise_pixels``, on ``device``; and labels, int64, shape (b,), on the CPU.
 
     Raises:
         InputError: ``drop_last`` leaves nothing.
@@ -52,7 +61,9 @@ def iterate_batches(
             f"a batch_size of at most {n}, or more images",
         )
     # Checked here, not at the first batch: what follows is a generator.
-    return _iterate(split, batch_size, mean, std, generator, augment, drop_last)
+    return _iterate(
+        split, batch_size, mean, std, generator, augment, augment_generator or generator, drop_last, part, device
+    )
 
 
 def _iterate(  # noqa: PLR0917
@@ -62,7 +73,10 @@ def _iterate(  # noqa: PLR0917
     std: tuple[float, ...],
     generator: "torch.Generator | None",
     augment: "Augment | None",
+    augment_generator: "torch.Generator | None",
     drop_last: bool,
+    part: tuple[int, int],
+    device: str,
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     import numpy as np
     import torch
@@ -71,16 +85,33 @@ def _iterate(  # noqa: PLR0917
     order = np.arange(n) if generator is None else torch.randperm(n, generator=generator).numpy()
     # In float32 throughout, as normalise_pixels does, so that the two agree to the last bit.
     deviation = np.asarray(std, dtype=np.float32)
-    shift = torch.from_numpy(np.asarray(mean, dtype=np.float32) / deviation)
-    scale = torch.from_numpy(1.0 / ((1.0 if augment else 255.0) * deviation))
+    shift = torch.from_numpy(np.asarray(mean, dtype=np.float32) / deviation).to(device)
+    scale = torch.from_numpy(1.0 / ((1.0 if augment else 255.0) * deviation)).to(device)
     for start in range(0, n - batch_size + 1 if drop_last else n, batch_size):
-        rows = np.sort(order[start : start + batch_size])
+        rows = np.sort(order[start : start + batch_size])[part[0] :: part[1]]
+        pixels = torch.from_numpy(np.asarray(split.images[rows]))
+        if device.startswith("cuda"):
+            # Only from pinned memory does a copy run beside what the GPU computes.
+            pixels = pixels.pin_memory()
         # Stays (b, size, size, 3) in memory; channels first is only a view of it, which is channels_last.
-        images = torch.from_numpy(np.asarray(split.images[rows])).float()
-        if augment is not None and generator is not None:
-            images = augment(images.div_(255).permute(0, 3, 1, 2), generator).permute(0, 2, 3, 1)
-        images = images.mul(scale).sub_(shift).permute(0, 3, 1, 2)
+        images = pixels.to(device, non_blocking=True).float()
+        if augment is not None and augment_generator is not None:
+            images = augment(images.div_(255).permute(0, 3, 1, 2), augment_generator).permute(0, 2, 3, 1)
+        images = images.mul_(scale).sub_(shift).permute(0, 3, 1, 2)
         yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(split.labels[rows])
+
+
+def run_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches in the same order, each made in another thread while the one before it is worked on.
+
+    What makes them is never run by two threads at once, and no more than one batch waits; it must not share a random
+    generator with whoever works on them.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def sample_images(split: PackedSplit, count: int, seed: int) -> "np.ndarray":

@@ -3,13 +3,16 @@
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from edgeprune.errors import InputError
 
 SPLITS = ("train", "val", "test")
+# The label of a training image whose class nobody knows; only a teacher or a soft label says what it shows.
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,15 +21,36 @@ class ImageFile:
 
     Attributes:
         name: path below the source's folder, ``/`` between parts, Unicode NFC: the same on every machine.
-        path: where the file is.
-        label: index of its class.
+        path: where the file is; empty for an image that comes out of a stream.
+        label: index of its class, or ``UNLABELLED``, in train only.
         split: ``train``, ``val`` or ``test``.
+        weight: how much its label counts in training, 0 or more; 0 where there is none.
+        soft: a probability for each class, float32, as bytes; None without.
     """
 
     name: str
     path: Path
     label: int
     split: str
+    weight: float = 1.0
+    soft: bytes | None = None
+
+
+class ImageStream(Protocol):
+    """Images that are read one after the other, in the order of a listing's files."""
+
+    @property
+    def version(self) -> str:
+        """Names the content: another version, other images."""
+
+    def read(self, files: Sequence[ImageFile]) -> Iterator[bytes | None]:
+        """The bytes of the next images; None where a row holds none. They must be the files that come next."""
+
+    def position(self) -> Any:
+        """Where reading stands after the last image, as JSON."""
+
+    def go_on(self, position: Any) -> None:
+        """Read from there on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +58,14 @@ class Listing:
     """The images of a source with their classes and splits; nothing is decoded yet.
 
     Attributes:
-        source: ``elpv`` or ``imagefolder``.
+        source: as the recipe calls it.
         location: tells sources of the same kind apart; never leaves this machine.
         classes: class names; a label is an index into them.
-        files: train, then val, then test, each by name.
+        files: train, then val, then test, each by name; out of a stream, in its order.
         credit: licence and origin of the images.
         repair: what to try when a file is broken.
         notes: what a person should know about the source, one sentence each.
+        stream: gives the images that are no files; None where all are.
     """
 
     source: str
@@ -50,6 +75,22 @@ class Listing:
     credit: str
     repair: str
     notes: tuple[str, ...] = ()
+    stream: ImageStream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteListing:
+    """A listing that costs a download, and is asked for only when its images are not there yet.
+
+    Attributes:
+        location: tells sources of the same kind apart; never leaves this machine.
+        key: digest of all that was asked for.
+        ask: gives the listing.
+    """
+
+    location: str
+    key: str
+    ask: Callable[[], Listing]
 
 
 def split_by_hash(strata: Mapping[str, str], *, val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
@@ -92,6 +133,23 @@ def split_by_hash(strata: Mapping[str, str], *, val_fraction: float, test_fracti
         for position, name in enumerate(names):
             splits[name] = "test" if position < test else "val" if position < test + val else "train"
     return splits
+
+
+def require_classes(what: str, classes: Sequence[str], files: Iterable[ImageFile]) -> None:
+    """Every class must be there to be judged; to be learned too, unless a teacher or soft labels can tell of it.
+
+    Raises:
+        InputError: a class has no image in a split.
+    """
+    found, soft = set(), False
+    for file in files:
+        found.add((file.split, file.label))
+        soft |= file.soft is not None
+    told = soft or ("train", UNLABELLED) in found
+    for split in SPLITS[1:] if told else SPLITS:
+        for label, name in enumerate(classes):
+            if (split, label) not in found:
+                raise InputError(f"{what} has no image of class {show(name)} in {split}.", f"images of it in {split}")
 
 
 def hash_name(name: str, seed: int | str) -> str:

@@ -7,13 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import PackedSplit, iterate_batches
+from edgeprune.data import PackedSplit, iterate_batches, run_ahead
+from edgeprune.distributed import ALONE, Team
 from edgeprune.preprocess import Triple
 
 _BATCH = 128
 
 
-def recalibrate_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Triple, std: Triple) -> nn.Module:
+def recalibrate_batchnorm(
+    network: nn.Module, images: np.ndarray, *, mean: Triple, std: Triple, team: Team = ALONE
+) -> nn.Module:
     """Re-estimate BatchNorm statistics by forward passes without gradients.
 
     The statistics become the plain average over all batches (momentum ``None``), not torchvision's moving average,
@@ -23,11 +26,12 @@ def recalibrate_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tripl
         network: not changed.
         images: uint8, shape (n, height, width, 3).
         mean, std: normalisation.
+        team: shares the batches.
 
     Returns:
-        A copy in evaluation mode.
+        A copy on the CPU, in evaluation mode.
     """
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = copy.deepcopy(network).to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     network.eval()
@@ -37,14 +41,18 @@ def recalibrate_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tripl
         # Only BatchNorm learns here: dropout and stochastic depth stay off.
         norm.train()
     split = PackedSplit(name="recalibration", images=images, labels=np.zeros(len(images), np.int64), names=())
+    size = _even_batch_size(len(images))
+    team.meet()
     with torch.no_grad():
-        for batch, _ in iterate_batches(split, batch_size=_even_batch_size(len(images)), mean=mean, std=std):
+        batches = iterate_batches(split, batch_size=size, mean=mean, std=std, device=team.device)
+        for index, (batch, _) in enumerate(run_ahead(batches)):
             # One image alone can have no variance (1x1 feature maps in the classifier).
-            if len(batch) > 1:
+            if index % team.size == team.rank and len(batch) > 1:
                 network(batch)
+        _combine_averages(norms, team)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return network.eval()
+    return network.eval().to("cpu")
 
 
 def restore_folded_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Triple, std: Triple) -> nn.Module:
@@ -84,6 +92,22 @@ def restore_folded_batchnorm(network: nn.Module, images: np.ndarray, *, mean: Tr
     for hook in hooks:
         hook.remove()
     return network
+
+
+def _combine_averages(norms: list[nn.BatchNorm1d | nn.BatchNorm2d], team: Team) -> None:
+    """Averages over each process's batches become one over all of them."""
+    if team.size == 1:
+        return
+    for norm in norms:
+        assert norm.num_batches_tracked is not None
+        share = norm.num_batches_tracked.float()
+        batches = share.clone()
+        team.add(batches)
+        norm.num_batches_tracked.copy_(batches)
+        statistics = [buffer for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        for buffer in statistics:
+            buffer.mul_(share / batches)
+        team.add(*statistics)
 
 
 def _even_batch_size(n: int) -> int:

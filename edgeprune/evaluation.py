@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgeprune.data import PackedSplit, iterate_batches
+from edgeprune.data import PackedSplit, iterate_batches, run_ahead
+from edgeprune.distributed import ALONE, Team
 from edgeprune.preprocess import Triple
 from edgeprune.results import Accuracy, Evaluation
 
@@ -17,18 +18,38 @@ DIVERGED = 1e9
 _BATCH = 128
 
 
-def predict_logits(network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple) -> np.ndarray:
-    """Logits of a whole split, float32, shape (n, classes); it leaves the network in evaluation mode."""
+def predict_logits(
+    network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple, team: Team = ALONE
+) -> np.ndarray:
+    """Logits of a whole split, float32, shape (n, classes); it leaves the network in evaluation mode.
+
+    Args:
+        network: on the team's device.
+        split: n images.
+        mean, std: normalisation.
+        team: shares the images; every process gets the logits of all.
+    """
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    part = (team.rank, team.size)
     with torch.inference_mode():
-        batches = iterate_batches(split, batch_size=_BATCH, mean=mean, std=std)
-        return torch.cat([network(images) for images, _ in batches]).numpy()
+        batches = iterate_batches(split, batch_size=_BATCH, mean=mean, std=std, part=part, device=team.device)
+        own = torch.cat([network(images).float() for images, _ in run_ahead(batches) if len(images)])
+    n = len(split.labels)
+    positions = [
+        row for start in range(0, n, _BATCH) for row in range(start, min(start + _BATCH, n))[part[0] :: part[1]]
+    ]
+    logits = own.new_zeros(n, own.shape[1])
+    logits[positions] = own
+    team.add(logits)
+    return logits.cpu().numpy()
 
 
-def evaluate_network(network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple) -> Evaluation:
-    """Run a network over a split and measure what it got right."""
+def evaluate_network(
+    network: nn.Module, split: PackedSplit, *, mean: Triple, std: Triple, team: Team = ALONE
+) -> Evaluation:
+    """Run a network over a split and measure what it got right; arguments as in ``predict_logits``."""
     began = time.perf_counter()
-    logits = predict_logits(network, split, mean=mean, std=std)
+    logits = predict_logits(network, split, mean=mean, std=std, team=team)
     return evaluate_logits(logits, split, seconds=time.perf_counter() - began)
 
 

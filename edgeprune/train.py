@@ -1,14 +1,27 @@
-"""Training of the unpruned baseline."""
+"""Training of the unpruned baseline, from labels and, where there is one, from a teacher."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, Fit, FitSettings, Step, fit_network, warm_up_then_cosine
+from edgeprune.data import Dataset, PackedSplit
+from edgeprune.distributed import ALONE, Team
+from edgeprune.errors import InputError
+from edgeprune.learning import (
+    Augment,
+    EpochRecord,
+    Fit,
+    FitSettings,
+    Step,
+    Unfinished,
+    distillation_loss,
+    fit_network,
+    labels_loss,
+    warm_up_then_cosine,
+)
 from edgeprune.preprocess import Triple
 
 
@@ -28,24 +41,50 @@ def train_baseline(
     bn_momentum: float,
     augment: Augment | None,
     seed: int,
+    teacher: nn.Module | None = None,
+    alpha: float = 0.0,
+    temperature: float = 1.0,
+    ema: float = 0.0,
+    mixup: float = 0.0,
+    paste: float = 0.0,
+    labelled_share: float = 0.0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    unfinished: Unfinished | None = None,
+    team: Team = ALONE,
 ) -> Fit:
-    """Train a network on hard labels: AdamW, linear warm-up, cosine decay, best epoch by validation accuracy.
+    """Train a network: AdamW, linear warm-up, cosine decay, best epoch by validation accuracy.
 
     Args:
         network: with its initial weights; not changed.
         dataset: learns from ``train``, selects on ``val``; ``test`` is not touched.
         label_smoothing: share of the target that is spread over all classes.
-        class_weights: weigh each class by the inverse of its frequency, mean weight 1.
-        mean, std, epochs, batch_size, lr, weight_decay, bn_momentum, augment, seed, on_epoch, progress:
-            as in ``FitSettings`` and ``fit_network``.
+        class_weights: weigh each class by the inverse of its frequency, mean weight 1; without a teacher only.
+        teacher: sees the same images, augmented and mixed, and gives logits; None learns from labels alone.
+        alpha, temperature: as in ``distillation_loss``.
+        mean, std, epochs, batch_size, lr, weight_decay, bn_momentum, augment, seed, ema, mixup, paste, labelled_share,
+            on_epoch, progress, unfinished, team: as in ``FitSettings`` and ``fit_network``.
         warmup_epochs: epochs of linear rise to ``lr``.
+
+    Raises:
+        InputError: images have no label, and there is no teacher.
     """
-    weights = inverse_frequencies(dataset.train.labels.tolist(), len(dataset.classes)) if class_weights else None
+    if teacher is None:
+        _require_labels(dataset.train)
+    else:
+        teacher = copy.deepcopy(teacher).eval().to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = None
+    if class_weights:
+        weights = inverse_frequencies(dataset.train.labels.tolist(), len(dataset.classes)).to(team.device)
 
     def loss(step: Step) -> Tensor:
-        return functional.cross_entropy(step.logits, step.labels, weight=weights, label_smoothing=label_smoothing)
+        if teacher is None:
+            return labels_loss(step.logits, step.labels, class_weights=weights, label_smoothing=label_smoothing)
+        with torch.no_grad():
+            soft = teacher(step.images)
+        return distillation_loss(
+            step.logits, soft, step.labels, alpha=alpha, temperature=temperature, label_smoothing=label_smoothing
+        )
 
     return fit_network(
         network,
@@ -63,10 +102,25 @@ def train_baseline(
             bn_momentum=bn_momentum,
             augment=augment,
             seed=seed,
+            ema=ema,
+            mixup=mixup,
+            paste=paste,
+            labelled_share=labelled_share,
         ),
         on_epoch=on_epoch,
         progress=progress,
+        unfinished=unfinished,
+        team=team,
     )
+
+
+def _require_labels(train: PackedSplit) -> None:
+    unlabelled = int((train.labels < 0).sum())
+    if unlabelled and train.soft is None:
+        raise InputError(
+            f"{unlabelled:,} of {len(train.labels):,} training images have no label, and there is no teacher.",
+            "`teacher: path.tflite` and `train: {alpha: 0.7}` in the recipe, or leave these images out of the list",
+        )
 
 
 def inverse_frequencies(labels: list[int], classes: int) -> Tensor:
@@ -75,5 +129,5 @@ def inverse_frequencies(labels: list[int], classes: int) -> Tensor:
     >>> inverse_frequencies([0, 0, 0, 1], 2)
     tensor([0.6667, 2.0000])
     """
-    counts = Counter(labels)
-    return torch.tensor([len(labels) / (classes * max(counts[index], 1)) for index in range(classes)])
+    counts = Counter(label for label in labels if label >= 0)
+    return torch.tensor([counts.total() / (classes * max(counts[index], 1)) for index in range(classes)])

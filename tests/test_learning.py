@@ -18,7 +18,7 @@ from edgeprune.data import Dataset, PackedSplit
 from edgeprune.evaluation import evaluate_logits, evaluate_network, predict_logits
 from edgeprune.learning import Fit, FitSettings, Step, choose_rate, fit_network, warm_up_then_cosine, watch_outputs
 from edgeprune.learning.averaging import WeightAverage
-from edgeprune.learning.mixup import mix_images
+from edgeprune.learning.mixing import mix_images, paste_images
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.train import inverse_frequencies, train_baseline
 
@@ -423,13 +423,13 @@ def test_watching_ends_with_its_context(tiny_network: MakeNetwork) -> None:
 def test_the_average_follows_its_recursion_batchnorm_statistics_included(tiny_network: MakeNetwork) -> None:
     """Statistics of the last step's weights would not fit averaged ones. The decay rises to the one asked for."""
     start, follower = tiny_network(seed=1), tiny_network(seed=1)
-    average = WeightAverage(start, 0.3)
+    average = WeightAverage(follower, 0.3)
     expected = {name: value.clone().double() for name, value in start.state_dict().items()}
     for step, decay in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
         with torch.no_grad():
             for index, value in enumerate(follower.state_dict().values()):
                 value.add_(1 + step + index)
-        average.update(follower)
+        average.update()
         expected = {name: decay * expected[name] + (1 - decay) * value for name, value in follower.state_dict().items()}
     for name, value in average.network.state_dict().items():
         if value.is_floating_point():
@@ -454,20 +454,42 @@ def test_the_average_is_judged_and_kept_and_training_goes_on_without_it(
 # ------------------------------------------------------------------------------------------------------- mixup
 
 
+def numbered_images(n: int, size: int) -> Tensor:
+    """Image k is k everywhere: a mixed image says which two it was made of."""
+    return (
+        torch.arange(n).float().view(n, 1, 1, 1).expand(n, 3, size, size).contiguous(memory_format=torch.channels_last)
+    )
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_mixed_images_and_shares_are_weighed_alike(alpha: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    # Image k is k everywhere, and so is its label: a mixed image says which two it was made of.
-    labels = torch.arange(8)
-    images = labels.float().view(8, 1, 1, 1).expand(8, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    mixture = mix_images(images, labels, alpha=alpha, generator=generator)
-    assert 0.5 <= mixture.share <= 1
-    expected = mixture.share * labels + (1 - mixture.share) * mixture.partners
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    mixture = mix_images(numbered_images(8, 4), order, alpha=alpha)
+    assert 0.5 <= mixture.share[0, 0] <= 1
+    assert (mixture.share == mixture.share[0]).all()
+    expected = mixture.share[:, 0] * torch.arange(8) + (1 - mixture.share[:, 0]) * mixture.order
     torch.testing.assert_close(mixture.images, expected.view(8, 1, 1, 1).expand(8, 3, 4, 4))
-    shares = mixture.shares(labels, 10)
+    shares = mixture.mix(functional.one_hot(torch.arange(8), 10).float())
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(8))
     torch.testing.assert_close(shares @ torch.arange(10.0), expected)
-    assert sorted(mixture.partners.tolist()) == labels.tolist()
+    assert sorted(mixture.order.tolist()) == list(range(8))
+    assert mixture.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_pasted_image_covers_the_share_that_its_label_gets() -> None:
+    images = numbered_images(8, 32)
+    mixture = paste_images(images, fraction=0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images, numbered_images(8, 32))
+    touched = mixture.share[:, 0] < 1
+    assert touched.sum() == 4
+    pixels = mixture.images.round()  # shrinking a plain image moves its shade in the last bit
+    own = (pixels == torch.arange(8).view(8, 1, 1, 1)).float().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(own, torch.where(mixture.order == torch.arange(8), torch.ones(8), mixture.share[:, 0]))
+    assert ((1 - mixture.share[touched]) >= 0.1).all()
+    foreign = pixels.amax(dim=(1, 2, 3)) + pixels.amin(dim=(1, 2, 3)) - torch.arange(8)
+    assert torch.equal(foreign[touched], mixture.order[touched].float())
+    shares = mixture.mix(functional.one_hot(torch.arange(8), 8).float())
+    torch.testing.assert_close(shares.diagonal(), own)
     assert mixture.images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -475,11 +497,8 @@ def test_the_mixing_parameter_moves_proportions_from_the_ends_to_the_middle() ->
     def mean_share(alpha: float) -> float:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            generator = torch.Generator().manual_seed(0)
-            images, labels = torch.zeros(2, 3, 1, 1), torch.zeros(2, dtype=torch.long)
-            return float(
-                np.mean([mix_images(images, labels, alpha=alpha, generator=generator).share for _ in range(400)])
-            )
+            images, order = torch.zeros(2, 3, 1, 1), torch.arange(2)
+            return float(np.mean([mix_images(images, order, alpha=alpha).share[0, 0] for _ in range(400)]))
 
     # Of Beta(a, a), the mean of the larger of x and 1 - x: 3/4 for the uniform a = 1.
     assert mean_share(1.0) == pytest.approx(0.75, abs=0.02)

@@ -19,14 +19,15 @@ from edgeprune.recipe import RecoverSection, parse_recipe
 from edgeprune.recover import Distillation, learning_rate_for, recover_accuracy
 from edgeprune.recover.answers import RememberedAnswers
 from edgeprune.recover.attention import attention_distance, attention_map, choose_blocks
-from edgeprune.recover.losses import distillation_loss, soft_target_loss
+from edgeprune.learning.losses import distillation_loss, soft_target_loss
 
 GREY = (0.5, 0.5, 0.5)
 # Two epochs of small batches: enough that every value leaves its mark.
 VALUES: dict[str, Any] = {
     "alpha": 0.5, "temperature": 4.0, "epochs": 2, "patience": 2, "lr": 0.01, "batch_size": 16, "weight_decay": 0.01,
     "bn_momentum": 0.1, "augment": None, "seed": 0,
-    "lr_schedule": "constant", "warmup_epochs": 0.0, "ema": 0.0, "mixup": 0.0, "label_smoothing": 0.0,
+    "lr_schedule": "constant", "warmup_epochs": 0.0, "ema": 0.0, "mixup": 0.0, "paste": 0.0, "labelled_share": 0.0,
+    "label_smoothing": 0.0,
     "feature_weight": 0.0, "feature_blocks": (), "cache_teacher": False,
 }  # fmt: skip
 
@@ -475,7 +476,7 @@ def test_what_never_comes_twice_is_not_remembered(recover: Recover, change: dict
 def test_mixed_images_and_features_are_not_remembered(recover: Recover, other: str) -> None:
     with pytest.raises(InputError, match=r"cache_teacher keeps logits of images that come again"):
         recover(cache_teacher=True, **{other: 1.0})
-    with pytest.raises(InputError, match=r"needs mixup 0 and feature_weight 0"):
+    with pytest.raises(InputError, match=r"needs mixup 0, paste 0 and feature_weight 0"):
         parse_recipe({"name": "tiny", "recover": {"cache_teacher": True, other: 1.0}}, origin="tiny.yaml")
 
 

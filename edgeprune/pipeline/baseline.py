@@ -10,11 +10,11 @@ import torch
 from edgeprune import __version__
 from edgeprune.audit import audit_cost
 from edgeprune.batchnorm import restore_folded_batchnorm
-from edgeprune.data import Dataset, load_dataset, sample_images
+from edgeprune.data import Dataset, HubOptions, load_dataset, sample_images
 from edgeprune.errors import InputError
 from edgeprune.evaluation import DIVERGED, evaluate_network
 from edgeprune.files import digest_file, digest_json, staged_folder, write_atomic
-from edgeprune.learning import EpochRecord
+from edgeprune.learning import EpochRecord, Unfinished
 from edgeprune.pipeline.records import (
     RECORD,
     BaselineRecord,
@@ -24,12 +24,14 @@ from edgeprune.pipeline.records import (
     require_ours,
     save_record,
 )
-from edgeprune.pipeline.settings import augmentation, data_digest, training_digest
+from edgeprune.pipeline.settings import data_digest, train, training_digest
 from edgeprune.pipeline.story import epoch_line
+from edgeprune.pipeline.teaching import open_file_teacher, teacher_file, weights_digest
+from edgeprune.pipeline.telling import tell_training
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.publish.baseline_card import render_baseline_card
 from edgeprune.recipe import Recipe
-from edgeprune.train import train_baseline
+from edgeprune.results import as_json
 from edgeprune.zoo import (
     Checkpoint,
     NetworkSpec,
@@ -51,6 +53,7 @@ class Baseline:
     """The unpruned network of a recipe, with its data set and what was measured of it.
 
     Attributes:
+        workspace: where it lies, and who trains there.
         dataset: all three splits.
         folder: of the checkpoint.
         own_factory: ``package.module:function`` that the recipe trusts.
@@ -58,6 +61,7 @@ class Baseline:
         dense: evaluations and cost.
     """
 
+    workspace: Workspace
     dataset: Dataset
     folder: Path
     own_factory: str
@@ -85,6 +89,15 @@ def open_dataset(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Da
             cache_dir=workspace.cache,
             say=reporter.say,
             progress=progress,
+            hub=HubOptions(
+                revision=data.revision,
+                config=data.config,
+                image_column=data.image_column,
+                label_column=data.label_column,
+                classes=data.classes,
+                train_split=data.train_split,
+                limit=data.limit,
+            ),
         )
 
 
@@ -116,7 +129,14 @@ def open_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> B
             cost=audit_cost(network, image_size=checkpoint.spec.image_size, weights_file=folder / "model.safetensors"),
         )
         save_record(path, dense)
-    return Baseline(dataset=dataset, folder=folder, own_factory=recipe.model.network, weights=weights, dense=dense)
+    return Baseline(
+        workspace=workspace,
+        dataset=dataset,
+        folder=folder,
+        own_factory=recipe.model.network,
+        weights=weights,
+        dense=dense,
+    )
 
 
 def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> tuple[BaselineRecord, bool]:
@@ -135,6 +155,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         recipe_part=training_digest(recipe),
         dataset=dataset.digest,
         parent=_initial_weights_digest(recipe.model.weights),
+        teacher=weights_digest(teacher_file(recipe, workspace)) if recipe.train.alpha else "",
     )
     record = load_record(folder / RECORD, BaselineRecord)
     if record is not None and record.inputs == inputs and is_checkpoint(folder, record.weights):
@@ -153,37 +174,37 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
     check_network(network, spec)
     initial = load_initial_weights(network, spec=spec, weights=recipe.model.weights)
     reporter.say(f"Initial weights: {initial.description}")
-    mean, std, train = recipe.data.mean, recipe.data.std, recipe.train
+    mean, std = recipe.data.mean, recipe.data.std
     if initial.batchnorm_folded:
         images = sample_images(dataset.train, _FOLDED_STATISTICS_IMAGES, recipe.seed)
         network = restore_folded_batchnorm(network, images, mean=mean, std=std)
         reporter.say("BatchNorm statistics were folded into the weights: measured on train images and restored")
 
     def tell(epoch: EpochRecord) -> None:
-        reporter.say(epoch_line("train", epoch, train.epochs))
+        reporter.say(epoch_line("train", epoch, recipe.train.epochs))
 
+    teacher = None
+    if recipe.train.alpha:
+        teacher, judged = open_file_teacher(recipe, teacher_file(recipe, workspace), dataset)
+        reporter.say(f"Teacher {teacher.path.name}: {judged.accuracy.value:.4f} on val (n={judged.accuracy.n})")
+    unfinished = Unfinished(
+        folder=workspace.unfinished / recipe.name, key=digest_json(as_json(inputs)), say=reporter.say
+    )
+    tell_training(recipe, workspace, dataset, spec=spec, unfinished=unfinished)
     with reporter.track(f"training {recipe.name}") as progress:
-        fit = train_baseline(
+        fit = train(
+            recipe,
             network,
+            teacher=teacher,
             dataset=dataset,
-            mean=mean,
-            std=std,
-            epochs=train.epochs,
-            batch_size=train.batch_size,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            warmup_epochs=train.warmup_epochs,
-            label_smoothing=train.label_smoothing,
-            class_weights=train.class_weights,
-            bn_momentum=train.bn_momentum,
-            augment=augmentation(recipe),
-            seed=recipe.seed,
             on_epoch=tell,
             progress=progress,
+            unfinished=unfinished,
+            team=workspace.team,
         )
     if fit.epochs[fit.best_epoch - 1].val_loss >= DIVERGED:
         raise InputError(
-            f"Training diverged: no epoch of {len(fit.epochs)} gave finite logits (train.lr = {train.lr:g}).",
+            f"Training diverged: no epoch of {len(fit.epochs)} gave finite logits (train.lr = {recipe.train.lr:g}).",
             "a lower train.lr",
         )
     checkpoint = Checkpoint(network=fit.network, spec=spec, classes=dataset.classes, mean=mean, std=std)
@@ -198,7 +219,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
             val=evaluate_network(fit.network, dataset.val, mean=mean, std=std),
             test=evaluate_network(fit.network, dataset.test, mean=mean, std=std),
             split_digest=dataset.split_digest,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - began + fit.seconds_before,
         )
         save_record(staging / RECORD, record)
         write_atomic(staging / "recipe.yaml", recipe.without_local_paths().to_yaml())
@@ -222,6 +243,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
             recipe_digest=recipe.digest,
         )
         write_atomic(staging / "README.md", card)
+    unfinished.clear()
     return record, True
 
 
@@ -230,13 +252,6 @@ def _initial_weights_digest(weights: str) -> str:
     if path.is_dir():
         return checkpoint_digest(path)
     return digest_file(path) if path.is_file() else digest_json(weights)
-
-
-def teacher_folder(recipe: Recipe, workspace: Workspace) -> Path:
-    """Where the checkpoint lies that recovery learns from."""
-    if recipe.recover.teacher in {"baseline", "previous"}:  # the first level follows the baseline either way
-        return workspace.baseline_folder(recipe)
-    return workspace.root / recipe.recover.teacher
 
 
 def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:

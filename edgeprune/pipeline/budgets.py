@@ -10,7 +10,7 @@ from torch import nn
 from edgeprune import __version__
 from edgeprune.budget import Budget
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
+from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.candidates import describe_level
 from edgeprune.pipeline.finished import open_level
 from edgeprune.pipeline.latency_table import measure_network_ms, open_latency_table, probe_images
@@ -22,6 +22,7 @@ from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
 from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.structure import measure_structure
+from edgeprune.pipeline.teaching import teacher_path
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.plan.budget import Solution, solve_budget
 from edgeprune.plan.cost_model import LatencyTable, ModelCost, trace_costs
@@ -86,7 +87,7 @@ def prune_to_budget(
         parent = Source(level_id(target), workspace.level_folder(recipe, level_id(target)))
     level = budget.level
     follows_parent = recipe.recover.teacher == "previous"
-    teacher = parent if follows_parent else Source("teacher", teacher_folder(recipe, workspace))
+    teacher = parent if follows_parent else Source("teacher", teacher_path(recipe, workspace))
     inputs = Inputs(
         edgeprune=__version__,
         recipe_part=recovery_digest(recipe),

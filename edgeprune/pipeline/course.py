@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeprune import __version__
-from edgeprune.pipeline.baseline import Baseline, teacher_folder
+from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.compact import COMPACT, Compact
 from edgeprune.pipeline.one_level import Source
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.teaching import teacher_path
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.recipe import Recipe
 from edgeprune.schedule import halve_step, level_id
@@ -27,7 +28,7 @@ class Course:
     def __init__(self, recipe: Recipe, workspace: Workspace, baseline: Baseline) -> None:
         self._recipe, self._workspace, self._baseline = recipe, workspace, baseline
         self._recipe_part = recovery_digest(recipe)
-        self._teacher = Source("teacher", teacher_folder(recipe, workspace))
+        self._teacher = Source("teacher", teacher_path(recipe, workspace))
         self.parent = Source("dense", baseline.folder)
         self.target, self.accuracy = 0.0, baseline.dense.val.accuracy.value
         self.left: Mapping[str, Sequence[int]] = {}

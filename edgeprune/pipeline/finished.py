@@ -8,15 +8,16 @@ from edgeprune.audit import audit_cost
 from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import write_json
-from edgeprune.pipeline.baseline import Baseline, open_baseline, teacher_folder
+from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.compact import COMPACT, find_compact
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.teaching import teacher_path, weights_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.recipe import Recipe
 from edgeprune.results import CostReport, as_json
 from edgeprune.schedule import level_id
-from edgeprune.zoo import Checkpoint, checkpoint_digest, is_checkpoint, load_checkpoint
+from edgeprune.zoo import Checkpoint, is_checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ def open_level(
         )
     inputs = record.inputs
     follows_parent = recipe.recover.teacher == "previous"
-    teacher = inputs.parent if follows_parent else checkpoint_digest(teacher_folder(recipe, workspace))
+    teacher = inputs.parent if follows_parent else weights_digest(teacher_path(recipe, workspace))
     differing = [
         what
         for what, found, wanted_now in (

@@ -9,15 +9,16 @@ from torch import nn
 
 from edgeprune.audit import audit_cost
 from edgeprune.data import Dataset
-from edgeprune.errors import InputError
 from edgeprune.evaluation import evaluate_network
-from edgeprune.files import staged_folder
-from edgeprune.learning import EpochRecord, Fit
+from edgeprune.files import digest_json, staged_folder
+from edgeprune.learning import EpochRecord, Fit, Unfinished
 from edgeprune.pipeline.baseline import Baseline
 from edgeprune.pipeline.planning import count_groups, plan_target, score_groups
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, require_ours, save_record
 from edgeprune.pipeline.settings import recalibrate, recover
 from edgeprune.pipeline.story import RunStory, epoch_line
+from edgeprune.pipeline.teaching import open_teacher, weights_digest
+from edgeprune.pipeline.telling import forget_student, tell_recalibration, tell_recovery
 from edgeprune.pipeline.workspace import Reporter
 from edgeprune.plan.dead import rank_first
 from edgeprune.prune import remove_channels
@@ -30,7 +31,7 @@ from edgeprune.zoo import Checkpoint, checkpoint_digest, load_checkpoint, save_c
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint that a level is cut from or learns from; rebuilt only when there is work to do."""
+    """What a level is cut from or learns from, a checkpoint or a file; rebuilt only when there is work to do."""
 
     level: str
     folder: Path
@@ -38,7 +39,7 @@ class Source:
     @property
     def weights(self) -> str:
         """Digest of its weights file."""
-        return checkpoint_digest(self.folder)
+        return weights_digest(self.folder)
 
     def open(self, recipe: Recipe) -> Checkpoint:
         """The checkpoint itself."""
@@ -103,11 +104,19 @@ def make_level(
     began = time.perf_counter()
     require_ours(folder)
     data, dataset = recipe.data, baseline.dataset
-    teaching = _open_teacher(recipe, teacher, baseline)
+    teaching = open_teacher(recipe, teacher.folder, dataset)
     made = cut()
     level, plan = made.level, made.plan
     story.say(f"Recalibrating BatchNorm statistics using the {recipe.recalibrate.split} loader...")
-    pruned = recalibrate(recipe, made.network, dataset)
+    workspace = baseline.workspace
+    unfinished = Unfinished(
+        folder=workspace.unfinished / folder.name,
+        # The plan too: how a budget is met depends on what was measured.
+        key=digest_json([as_json(inputs), as_json(plan)]),
+        say=story.say,
+    )
+    tell_recalibration(recipe, workspace, dataset, network=made.network, origin=made.checkpoint, level=folder.name)
+    pruned = recalibrate(recipe, made.network, dataset, workspace.team)
     before = evaluate_network(pruned, dataset.val, mean=data.mean, std=data.std)
     story.say(f"Post-surgery pre-recovery accuracy: {before.accuracy.value:.4f}")
     lr = learning_rate_for(
@@ -121,6 +130,17 @@ def make_level(
         story.say(epoch_line(made.title, epoch, recipe.recover.epochs))
         story.record(level=level, target=plan.target, **as_json(epoch))
 
+    seed = level_seed(recipe, made.sparsity)
+    tell_recovery(
+        recipe,
+        workspace,
+        dataset,
+        level=folder.name,
+        teacher=teacher.folder,
+        lr=lr,
+        seed=seed,
+        unfinished=unfinished,
+    )
     with reporter.track(f"recovering {level}") as progress:
         fit = recover(
             recipe,
@@ -128,9 +148,11 @@ def make_level(
             teacher=teaching,
             dataset=dataset,
             lr=lr,
-            seed=level_seed(recipe, made.sparsity),
+            seed=seed,
             on_epoch=tell,
             progress=progress,
+            unfinished=unfinished,
+            team=workspace.team,
         )
     checkpoint = Checkpoint(
         network=fit.network,
@@ -157,9 +179,11 @@ def make_level(
             test=test,
             cost=audit_cost(fit.network, image_size=data.image_size, weights_file=staging / "model.safetensors"),
             run=story.started().id,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - began + fit.seconds_before,
         )
         save_record(staging / RECORD, record)
+    unfinished.clear()
+    forget_student(workspace, folder.name)
     _tell_end(record, fit, story)
     return record
 
@@ -211,24 +235,6 @@ def cut_to_target(
 def level_seed(recipe: Recipe, target: float) -> int:
     """Every level draws its own numbers, whichever levels were made before it in this process."""
     return recipe.seed + round(target * 1_000_000)
-
-
-def _open_teacher(recipe: Recipe, teacher: Source, baseline: Baseline) -> nn.Module:
-    checkpoint = teacher.open(recipe)
-    classes, size = baseline.dataset.classes, recipe.data.image_size
-    if (checkpoint.mean, checkpoint.std) != (recipe.data.mean, recipe.data.std):
-        raise InputError(
-            f"recover.teacher = {recipe.recover.teacher!r} was trained with mean {list(checkpoint.mean)} and std "
-            f"{list(checkpoint.std)}, the recipe has {list(recipe.data.mean)} and {list(recipe.data.std)}.",
-            "a teacher with the same normalisation, or teacher: baseline",
-        )
-    if checkpoint.classes != classes or checkpoint.spec.image_size != size:
-        raise InputError(
-            f"recover.teacher = {recipe.recover.teacher!r} answers {len(checkpoint.classes)} classes at "
-            f"{checkpoint.spec.image_size} pixels, the student {len(classes)} at {size}.",
-            "a teacher trained on the same classes and size, or teacher: baseline",
-        )
-    return checkpoint.network
 
 
 def _tell_end(record: LevelRecord, fit: Fit, story: RunStory) -> None:

@@ -58,7 +58,7 @@ def plan_target(
 
 def sample_batches(recipe: Recipe, dataset: Dataset) -> list[tuple[Tensor, Tensor]]:
     """The train images that an importance looks at, normalised, with their classes."""
-    train, data = dataset.train, recipe.data
+    train, data = dataset.train.labelled(), recipe.data
     size = min(SCORING_BATCH, len(train.labels))
     count = math.ceil(min(recipe.prune.importance_images, len(train.labels)) / size)
     shuffled = torch.Generator().manual_seed(recipe.seed)

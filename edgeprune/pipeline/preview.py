@@ -47,7 +47,7 @@ def estimate_seconds(recipe: Recipe, baseline: Baseline, *, levels: int) -> floa
     few = min(len(train.labels), 4 * recipe.recover.batch_size)
     trial = replace(
         baseline.dataset,
-        train=replace(train, images=train.images[:few], labels=train.labels[:few], names=train.names[:few]),
+        train=train.first(few),
     )
     began = time.perf_counter()
     recover(recipe, network, teacher=network, dataset=trial, lr=recipe.recover.lr, seed=recipe.seed, epochs=1)

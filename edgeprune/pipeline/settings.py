@@ -7,16 +7,18 @@ from torch import nn
 
 from edgeprune.batchnorm import recalibrate_batchnorm
 from edgeprune.data import Dataset, augment_batch, sample_images
+from edgeprune.distributed import ALONE, Team
 from edgeprune.files import digest_json
-from edgeprune.learning import Augment, EpochRecord, Fit, FitSettings, choose_rate
+from edgeprune.learning import Augment, EpochRecord, Fit, FitSettings, Unfinished, choose_rate
 from edgeprune.pipeline.workspace import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.recover import Distillation, recover_accuracy
+from edgeprune.train import train_baseline
 
 
 def training_digest(recipe: Recipe) -> str:
     """Digest of what training reads from the recipe."""
-    return data_digest(recipe, "augment", "train")
+    return data_digest(recipe, "augment", "train", *_teacher_section(asked=recipe.train.alpha > 0))
 
 
 def recovery_digest(recipe: Recipe) -> str:
@@ -36,17 +38,27 @@ def recovery_digest(recipe: Recipe) -> str:
             "recover": recipe.recover.model_copy(update={"teacher": ""}),
         }
     )
+    asked = _teacher_section(asked=recipe.recover.teacher == "file")
     return digest_json(
-        [data_digest(part, "activations", "augment", "prune", "recalibrate", "recover"), recipe.train.bn_momentum]
+        [
+            data_digest(part, "activations", "augment", "prune", "recalibrate", "recover", *asked),
+            recipe.train.bn_momentum,
+        ]
     )
 
 
 def data_digest(recipe: Recipe, *sections: str) -> str:
-    """Digest of the data and model sections and of others; where images and weights lie is left out."""
+    """Digest of the data and model sections and of others; where images, weights and teacher lie is left out."""
     # Where the images lie does not matter, what they are does; and that is the data set's own digest.
     data = recipe.data.model_copy(update={"path": None})
+    teacher = recipe.teacher.model_copy(update={"path": None})
     model = recipe.model.model_copy(update={"baseline": None, "weights": ""})
-    return recipe.model_copy(update={"data": data, "model": model}).part_digest("data", "model", *sections)
+    values = recipe.model_copy(update={"data": data, "model": model, "teacher": teacher})
+    return values.part_digest("data", "model", *sections)
+
+
+def _teacher_section(*, asked: bool) -> tuple[str, ...]:
+    return ("teacher",) if asked else ()
 
 
 def augmentation(recipe: Recipe) -> Augment | None:
@@ -65,16 +77,61 @@ def augmentation(recipe: Recipe) -> Augment | None:
             shift_pixels=settings.shift_pixels,
             brightness=settings.brightness,
             contrast=settings.contrast,
+            crop_area=settings.crop_area,
+            rotate_degrees=settings.rotate_degrees,
+            saturation=settings.saturation,
         )
 
     return augment
 
 
-def recalibrate(recipe: Recipe, network: nn.Module, dataset: Dataset) -> nn.Module:
+def recalibrate(recipe: Recipe, network: nn.Module, dataset: Dataset, team: Team = ALONE) -> nn.Module:
     """BatchNorm recalibration of a copy, on the images that the recipe chooses."""
     split = dataset.train if recipe.recalibrate.split == "train" else dataset.val
     images = sample_images(split, min(recipe.recalibrate.images, len(split.labels)), recipe.seed)
-    return recalibrate_batchnorm(network, images, mean=recipe.data.mean, std=recipe.data.std)
+    return recalibrate_batchnorm(network, images, mean=recipe.data.mean, std=recipe.data.std, team=team)
+
+
+def train(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    teacher: nn.Module | None,
+    dataset: Dataset,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
+    team: Team = ALONE,
+) -> Fit:
+    """Training of a copy with the recipe's values."""
+    values = recipe.train
+    return train_baseline(
+        network,
+        dataset=dataset,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        epochs=values.epochs,
+        batch_size=values.batch_size,
+        lr=values.lr,
+        weight_decay=values.weight_decay,
+        warmup_epochs=values.warmup_epochs,
+        label_smoothing=values.label_smoothing,
+        class_weights=values.class_weights,
+        bn_momentum=values.bn_momentum,
+        augment=augmentation(recipe),
+        seed=recipe.seed,
+        teacher=teacher,
+        alpha=values.alpha,
+        temperature=values.temperature,
+        ema=values.ema,
+        mixup=values.mixup,
+        paste=values.paste,
+        labelled_share=values.labelled_share,
+        on_epoch=on_epoch,
+        progress=progress,
+        unfinished=unfinished,
+        team=team,
+    )
 
 
 def recover(
@@ -88,6 +145,8 @@ def recover(
     epochs: int | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
+    team: Team = ALONE,
 ) -> Fit:
     """Recovery of a copy with the recipe's values; ``epochs`` replaces the recipe's for a trial."""
     values = recipe.recover
@@ -117,7 +176,11 @@ def recover(
             seed=seed,
             ema=values.ema,
             mixup=values.mixup,
+            paste=values.paste,
+            labelled_share=values.labelled_share,
         ),
         on_epoch=on_epoch,
         progress=progress,
+        unfinished=unfinished,
+        team=team,
     )

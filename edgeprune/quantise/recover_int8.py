@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.data import Dataset
-from edgeprune.learning import Augment, EpochRecord, FitSettings, Step, fit_network, warm_up_then_cosine
+from edgeprune.learning import Augment, EpochRecord, FitSettings, Step, Unfinished, fit_network, warm_up_then_cosine
 from edgeprune.preprocess import Triple
 from edgeprune.quantise.rounding import RoundActivation
 from edgeprune.quantise.simulate import read_back, read_ranges, set_ranges, simulate_int8, stop_rounding
@@ -53,6 +53,7 @@ def recover_int8(
     seed: int,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Int8Fit:
     """Train a network through its int8 simulation to compute what it computes in float, at a rate that falls to zero.
 
@@ -63,10 +64,10 @@ def recover_int8(
         network: BatchNorm folded, as ``condition_network`` gives it; not changed.
         images: normalised train images that the first ranges are taken from, shape (n, 3, height, width).
         method: how, one of ``calibration.METHODS``; training moves their ends.
-        dataset: learns from ``train``; ``val`` is only reported.
+        dataset: learns from the labelled images of ``train``; ``val`` is only reported.
         lr: peak of a cosine after a short warm-up. Small: at ten times as much, training first has to repair itself.
-        mean, std, epochs, batch_size, augment, seed, on_epoch, progress: as in ``learning.FitSettings`` and
-            ``fit_network``.
+        mean, std, epochs, batch_size, augment, seed, on_epoch, progress, unfinished: as in ``learning.FitSettings``
+            and ``fit_network``.
 
     Returns:
         The trained weights, still float, with the ranges that they were trained for.
@@ -95,7 +96,7 @@ def recover_int8(
 
     fit = fit_network(
         simulated,
-        train=dataset.train,
+        train=dataset.train.labelled(),
         val=dataset.val,
         loss=loss,
         settings=FitSettings(
@@ -113,6 +114,7 @@ def recover_int8(
         ),
         on_epoch=on_epoch,
         progress=progress,
+        unfinished=unfinished,
     )
     return Int8Fit(network=read_back(fit.network, network), ranges=read_ranges(fit.network), epochs=fit.epochs)
 

@@ -19,7 +19,8 @@ def read_recipe(
 
     Args:
         path: YAML file.
-        data_path: replaces ``data.path`` and implies source ``imagefolder`` (DATA= on the command line).
+        data_path: replaces ``data.path`` (DATA= on the command line); the source stays if it is csv, hf or vww, else it is
+            imagefolder.
         weights: replaces ``model.weights``.
         device: replaces ``export.device``.
 
@@ -38,7 +39,10 @@ def read_recipe(
     if not isinstance(values, dict):
         raise InputError(f"The recipe {path} is not a mapping of keys.", "start from recipes/elpv96.yaml") from None
     if data_path is not None:
-        values["data"] = _override(values.get("data"), source="imagefolder", path=data_path)
+        data = values.get("data")
+        named = data.get("source") if isinstance(data, dict) else None
+        source = named if named in {"csv", "hf", "vww"} else "imagefolder"
+        values["data"] = _override(data, source=source, path=data_path)
     if weights is not None:
         values["model"] = _override(values.get("model"), weights=weights)
     if device is not None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,17 +24,36 @@ Batch = Annotated[int, Field(ge=2)]
 Triple = tuple[float, float, float]
 
 
+def _later(default: Any, *, description: str | None = None) -> Any:
+    """A key that came after models were published: as long as it is off, their digests are what they were."""
+    return Field(default, description=description, json_schema_extra={"later": True})
+
+
 class Section(BaseModel):
     """A part of the recipe: frozen, no unknown keys, no NaN, no quiet conversion of text to numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def counted(self) -> dict[str, Any]:
+        """Values as a digest counts them: without the later keys that are off."""
+        later = {name: field.default for name, field in type(self).model_fields.items() if field.json_schema_extra}
+        values = self.model_dump(mode="json")
+        return {
+            name: value for name, value in values.items() if name not in later or getattr(self, name) != later[name]
+        }
+
 
 class DataSection(Section):
     """Where images come from and how they are split; ``mean`` and ``std`` are in units of [0, 1] pixels."""
 
-    source: Literal["elpv", "imagefolder"] = Field("elpv", description="elpv (solar cells, by pip) or imagefolder")
-    path: str | None = Field(None, description="the image folder, for source imagefolder; DATA= sets it")
+    source: Literal["elpv", "imagefolder", "csv", "hf", "vww"] = Field(
+        "elpv",
+        description="elpv (solar cells, by pip), imagefolder, csv (a list), hf (Hugging Face hub, or a folder of "
+        "Parquet files), or vww (person or not, from COCO)",
+    )
+    path: str | None = Field(
+        None, description="the image folder, the list, the set's id on the hub, or COCO's folder; DATA= sets it"
+    )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(96, description="height and width in pixels")
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.20
@@ -42,9 +61,22 @@ class DataSection(Section):
     skip_broken: bool = Field(False, description="leave out unreadable files instead of stopping")
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    revision: str | None = _later(None, description="hf: branch, tag or commit")
+    config: str | None = _later(None, description="hf: one of the set's configurations")
+    image_column: str | None = _later(None, description="hf: which column holds the images, where several do")
+    label_column: str | None = _later(None, description="hf: which column holds the labels, if not the class labels")
+    classes: tuple[str, ...] | None = _later(
+        None, description="hf: names of the labels 0, 1, ..., where the set names none; or the texts that it holds"
+    )
+    train_split: str | None = _later(None, description="hf: which split is train, where several could be")
+    limit: Count | None = _later(None, description="hf: take the first images only, so many of each split")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        keys = ("revision", "config", "image_column", "label_column", "classes", "train_split", "limit")
+        alien = [key for key in keys if getattr(self, key) is not None]
+        if alien and self.source != "hf":
+            raise ValueError(f"{alien[0]} is a key of source hf, and source is {self.source}")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction and test_fraction together must leave images to train on (sum < 1)")
         if min(self.std) <= 0:
@@ -61,6 +93,19 @@ class AugmentSection(Section):
     shift_pixels: Annotated[int, Field(ge=0, le=64)] = Field(0, description="random translation, edges replicated")
     brightness: Share = Field(0.0, description="multiply pixels by a factor in [1 - b, 1 + b]")
     contrast: Share = Field(0.0, description="stretch around the image's mean by a factor in [1 - c, 1 + c]")
+    crop_area: Annotated[float, Field(gt=0, le=1)] = _later(
+        1.0, description="keep a random part of the image, of at least this share of its area, and stretch it back"
+    )
+    rotate_degrees: Annotated[float, Field(ge=0, le=45)] = _later(
+        0.0, description="rotate by a random angle up to this, edges mirrored"
+    )
+    saturation: Share = _later(0.0, description="move colours from grey by a factor in [1 - s, 1 + s]")
+
+    @property
+    def only_orients(self) -> bool:
+        """Whether an image comes in at most eight forms: flipped and turned by quarters, nothing else."""
+        orienting = {"flip_horizontal", "flip_vertical", "quarter_turns"}
+        return self == AugmentSection(**{name: getattr(self, name) for name in orienting})
 
 
 class ModelSection(Section):
@@ -89,6 +134,45 @@ class TrainSection(Section):
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="torchvision's 0.01 lags so far behind in short training that evaluation sits at chance"
     )
+    alpha: Share = _later(
+        0.0,
+        description="weight of the teacher that the section `teacher` names; labels weigh the rest, images without "
+        "a label learn from the teacher alone",
+    )
+    temperature: Positive = _later(1.0, description="softens the teacher's answers")
+    ema: Annotated[float, Field(ge=0, lt=1)] = _later(
+        0.0, description="decay a step of averaged weights, which are then judged and kept, like 0.999"
+    )
+    mixup: NotNegative = _later(0.0, description="mix images in a proportion from Beta(mixup, mixup), like 0.2")
+    paste: Share = _later(0.0, description="share of the images that another one, shrunk, is pasted onto")
+    labelled_share: Annotated[float, Field(ge=0, lt=1)] = _later(
+        0.0, description="repeat labelled images until they are this share of an epoch, all classes equally often"
+    )
+
+
+class TeacherSection(Section):
+    """A stronger network in a TFLite or ONNX file, for training and recovery to learn from; a path alone will do.
+
+    It is shown the augmented images, resized to the size it wants. ``mean`` and ``std`` are in units of [0, 1] pixels.
+    """
+
+    path: str | None = Field(None, description="a .tflite or .onnx file of one image input and one output of classes")
+    mean: Triple = Field((0.5, 0.5, 0.5), description="the default gives it pixels in [-1, 1]")
+    std: Triple = (0.5, 0.5, 0.5)
+    classes: tuple[str, ...] = Field((), description="class names in the order of its outputs; the data's when empty")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.path is not None and Path(self.path).suffix not in {".tflite", ".onnx"}:
+            raise ValueError(f"a teacher is a .tflite or .onnx file, not {Path(self.path).name}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive for every channel")
+        return self
 
 
 # Text with a unit, or a whole number of what has none.
@@ -189,7 +273,8 @@ class RecoverSection(Section):
 
     teacher: str = Field(
         "baseline",
-        description="baseline, previous (the level before, as an assistant), or the folder of any checkpoint of ours",
+        description="baseline, previous (the level before, as an assistant), file (of the section `teacher`), or the "
+        "folder of any checkpoint of ours",
     )
     alpha: Share = 0.5
     temperature: Positive = 4.0
@@ -212,6 +297,10 @@ class RecoverSection(Section):
         0.0, description="decay a step of averaged weights, which are then judged and kept, like 0.99"
     )
     mixup: NotNegative = Field(0.0, description="mix images in a proportion from Beta(mixup, mixup), like 0.2")
+    paste: Share = _later(0.0, description="share of the images that another one, shrunk, is pasted onto")
+    labelled_share: Annotated[float, Field(ge=0, lt=1)] = _later(
+        0.0, description="repeat labelled images until they are this share of an epoch, all classes equally often"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     feature_weight: NotNegative = Field(
         0.0, description="weight of attention transfer: blocks shall look where the teacher's look"
@@ -223,18 +312,20 @@ class RecoverSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.cache_teacher and (self.mixup or self.feature_weight):
+        if self.cache_teacher and (self.mixup or self.paste or self.feature_weight):
             raise ValueError(
-                "cache_teacher keeps logits of images that come again: it needs mixup 0 and feature_weight 0"
+                "cache_teacher keeps logits of images that come again: it needs mixup 0, paste 0 and feature_weight 0"
             )
         if self.feature_blocks and not self.feature_weight:
             raise ValueError("feature_blocks are named, but feature_weight is 0")
+        if self.feature_weight and self.teacher == "file":
+            raise ValueError("feature_weight compares blocks, and a teacher of teacher: file shows none")
         return self
 
 
 Format = Literal["onnx", "onnx_int8", "tflite", "tflite_int8", "c", "executorch"]
 # What a format is made from or held against.
-_NEEDS: dict[str, str] = {"onnx_int8": "onnx", "tflite_int8": "tflite", "c": "tflite_int8"}
+_NEEDS: dict[str, str] = {"onnx_int8": "onnx", "c": "tflite_int8"}
 
 
 class QuantiseSection(Section):
@@ -270,6 +361,12 @@ class ExportSection(Section):
     dynamic_batch: bool = Field(False, description="batch dimension `batch` instead of 1, in the ONNX file")
     pad: Literal["keep", "rotate"] = Field(
         "keep", description="rotate: no PAD operator in TFLite without training; images are fed rotated by 180 degrees"
+    )
+    golden: Literal["images", "drawn"] = _later(
+        "images", description="golden inputs: test images, or pictures drawn for it, so that no photograph is passed on"
+    )
+    threshold: Literal["none", "balanced_accuracy", "accuracy"] = _later(
+        "none", description="of two classes: cut each file's answers where this is largest on validation images"
     )
 
     @model_validator(mode="after")
@@ -307,6 +404,7 @@ class Recipe(Section):
     augment: AugmentSection = AugmentSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
+    teacher: TeacherSection = TeacherSection()
     prune: PruneSection = PruneSection()
     budget: BudgetSection = BudgetSection()
     activations: ActivationsSection = ActivationsSection()
@@ -318,9 +416,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        changed = self.augment.shift_pixels or self.augment.brightness or self.augment.contrast
-        if self.recover.cache_teacher and changed:
+        if self.recover.cache_teacher and not self.augment.only_orients:
             raise ValueError("recover.cache_teacher needs an augmentation that only flips and turns")
+        for wants, key in ((self.train.alpha, "train.alpha"), (self.recover.teacher == "file", "recover.teacher")):
+            if wants and self.teacher.path is None:
+                raise ValueError(f"{key} asks for the teacher's file, and teacher.path names none")
         if re.search(r"-(s\d\d\w*|b-[0-9a-f]{8}[\w-]*|dense|compact|sensitivity|latency)$", self.name):
             raise ValueError(f"name {self.name!r} ends like a level (-s60, -dense), whose folder it would share")
         return self
@@ -328,21 +428,33 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """SHA-256 of the recipe as values: comments, key order and folders of this machine do not count."""
-        return digest_json(self.without_local_paths().model_dump(mode="json"))
+        values = self.without_local_paths()
+        parts = {name: getattr(values, name) for name in type(self).model_fields}
+        off = {"teacher": TeacherSection()}  # a later section, as the later keys are
+        return digest_json(
+            {
+                name: part.counted() if isinstance(part, Section) else part
+                for name, part in parts.items()
+                if part != off.get(name)
+            }
+        )
 
     def part_digest(self, *sections: str) -> str:
         """SHA-256 of the seed and the named sections: what a step that reads only these depends on."""
-        values = self.model_dump(mode="json")
-        return digest_json({key: values[key] for key in ("seed", *sections)})
+        return digest_json({"seed": self.seed} | {name: getattr(self, name).counted() for name in sections})
 
     def without_local_paths(self) -> Self:
         """The recipe as strangers get it: where images and weights lay on this machine is nobody's business."""
         data = self.data.model_copy(update={"path": None})
         model = self.model.model_copy(update={"weights": Path(self.model.weights).name, "baseline": None})
         recover = self.recover.model_copy(update={"teacher": Path(self.recover.teacher).name})
+        path = self.teacher.path
+        teacher = self.teacher.model_copy(update={"path": Path(path).name if path else None})
         device = Path(self.export.device).stem if self.export.device else None
         export = self.export.model_copy(update={"device": device})
-        return self.model_copy(update={"data": data, "model": model, "recover": recover, "export": export})
+        return self.model_copy(
+            update={"data": data, "model": model, "teacher": teacher, "recover": recover, "export": export}
+        )
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as it is saved beside what it made."""

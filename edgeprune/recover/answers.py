@@ -1,5 +1,8 @@
 """A teacher's outputs, remembered: an image that comes again as it was is not put to the teacher again."""
 
+from collections import deque
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +32,8 @@ class RememberedAnswers:
         self._teacher, self._images, self._augment = teacher, images, augment
         self._known = torch.zeros(len(_ORIENTATIONS) * images, dtype=torch.bool)
         self._logits: Tensor | None = None
-        self._orientations: Tensor | None = None
+        # Batches may be made some steps before they are answered, in the same order.
+        self._orientations: deque[Tensor] = deque()
         self.asked = 0
 
     @property
@@ -38,18 +42,18 @@ class RememberedAnswers:
         return self._notice if self._augment is not None else None
 
     def answer(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Logits of the batch that was augmented last, shape (n, classes).
+        """Logits of the earliest batch that was augmented and not yet answered, shape (n, classes).
 
         Args:
-            images: augmented and normalised, shape (n, 3, height, width).
-            rows: positions in the training split, shape (n,).
+            images: augmented and normalised, shape (n, 3, height, width), on the teacher's device.
+            rows: positions in the training split, shape (n,), on the CPU.
         """
-        keys = rows if self._orientations is None else self._orientations * self._images + rows
+        keys = rows if self._augment is None else self._orientations.popleft() * self._images + rows
         new = ~self._known[keys]
         if new.any():
             asked = images[new].contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
-                found = self._teacher(asked).clone()
+                found = self._teacher(asked).float().cpu().clone()
             if self._logits is None:
                 # Memory that is never written is never taken.
                 self._logits = torch.empty(len(self._known), found.shape[1])
@@ -57,7 +61,15 @@ class RememberedAnswers:
             self._known[keys[new]] = True
             self.asked += len(found)
         assert self._logits is not None
-        return self._logits[keys]
+        return self._logits[keys].to(images.device, non_blocking=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is remembered: an answer that is asked for anew may differ in its last bits."""
+        return {"known": self._known} if self._logits is None else {"known": self._known, "logits": self._logits}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another one did."""
+        self._known, self._logits = state["known"], state.get("logits")
 
     def _notice(self, images: Tensor, generator: torch.Generator) -> Tensor:
         assert self._augment is not None
@@ -71,5 +83,5 @@ class RememberedAnswers:
                 "used again.",
                 "cache_teacher: false, or only flips and quarter turns in augment",
             )
-        self._orientations = matches.int().argmax(dim=1)
+        self._orientations.append(matches.int().argmax(dim=1))
         return self._augment(images, generator)

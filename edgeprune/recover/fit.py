@@ -8,11 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Dataset
+from edgeprune.distributed import ALONE, Team
 from edgeprune.errors import InputError
-from edgeprune.learning import EpochRecord, Fit, FitSettings, Step, fit_network, watch_outputs
+from edgeprune.learning import (
+    EpochRecord,
+    Fit,
+    FitSettings,
+    Step,
+    Unfinished,
+    distillation_loss,
+    fit_network,
+    watch_outputs,
+)
 from edgeprune.recover.answers import RememberedAnswers
 from edgeprune.recover.attention import attention_distance, attention_map, choose_blocks
-from edgeprune.recover.losses import distillation_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +55,8 @@ def recover_accuracy(
     settings: FitSettings,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    unfinished: Unfinished | None = None,
+    team: Team = ALONE,
 ) -> Fit:
     """Fine-tune a pruned network and keep its best epoch by validation accuracy.
 
@@ -54,18 +65,18 @@ def recover_accuracy(
         teacher: sees the same images, augmented and mixed; not changed, receives no gradient.
         dataset: learns from ``train``, selects on ``val``; ``test`` is not touched.
         distillation, settings: everything else that decides the result.
-        on_epoch, progress: as in ``fit_network``.
+        on_epoch, progress, unfinished, team: as in ``fit_network``.
 
     Raises:
         InputError: features cannot be compared with the teacher's, or its answers not be remembered.
     """
-    teacher = copy.deepcopy(teacher).eval()
-    answers = _remember(teacher, dataset, distillation, settings) if distillation.cache_teacher else None
-    if answers is not None:
-        settings = replace(settings, augment=answers.augment)
     blocks: tuple[str, ...] = ()
     if distillation.feature_weight:
         blocks = choose_blocks(network, teacher, image_size=dataset.image_size, names=distillation.feature_blocks)
+    teacher = copy.deepcopy(teacher).eval().to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    answers = _remember(teacher, dataset, distillation, settings) if distillation.cache_teacher else None
+    if answers is not None:
+        settings = replace(settings, augment=answers.augment)
     with watch_outputs(teacher, blocks) as wanted:
 
         def loss(step: Step) -> Tensor:
@@ -97,6 +108,9 @@ def recover_accuracy(
             watch=blocks,
             on_epoch=on_epoch,
             progress=progress,
+            memory=answers,
+            unfinished=unfinished,
+            team=team,
         )
 
 
@@ -112,9 +126,9 @@ def learning_rate_for(target: float, *, lr: float, lr_high: float, lr_high_thres
 def _remember(
     teacher: nn.Module, dataset: Dataset, distillation: Distillation, settings: FitSettings
 ) -> RememberedAnswers:
-    if settings.mixup or distillation.feature_weight:
+    if settings.mixup or settings.paste or distillation.feature_weight:
         raise InputError(
             "cache_teacher keeps logits of images that come again: no mixed ones, and no outputs of blocks.",
-            "cache_teacher: false, or mixup: 0 and feature_weight: 0",
+            "cache_teacher: false, or mixup: 0, paste: 0 and feature_weight: 0",
         )
     return RememberedAnswers(teacher, images=len(dataset.train.labels), augment=settings.augment)

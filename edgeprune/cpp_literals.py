@@ -111,6 +111,17 @@ def write_float(value: float) -> str:
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
+def write_decision(difference: int) -> str:
+    """The operating threshold of a two-class network, with the function that applies it to int8 outputs."""
+    return f"""\
+// The operating threshold, chosen on images held out of training: class 1 where its output is more than this above
+// that of class 0, as stored. Neither scale nor softmax is needed; 0 would decide for the larger one.
+constexpr int32_t kDecisionDifference = {difference};
+inline int32_t DecideLabel(const int8_t* output) {{
+  return output[1] - output[0] > kDecisionDifference ? 1 : 0;
+}}"""
+
+
 def write_string(text: str) -> str:
     r"""A name as UTF-8 in plain ASCII source: octal escapes, whose length is fixed, and no trigraphs.
 

@@ -49,7 +49,7 @@ class FileEntry(Record):
         sha256: of its bytes.
         bytes: its size.
         role: what it is for: ``model``, ``labels``, ``preprocess``, ``golden``, ``c_source``, ``npu``,
-            ``size_report``, ``verify``, ``recipe``, ``card``.
+            ``threshold``, ``size_report``, ``verify``, ``recipe``, ``card``.
         media_type: as an HTTP server would name it.
     """
 

@@ -30,7 +30,13 @@ def recipe_for(
     loose = {"max_accuracy_drop": 1.0, "max_int8_drop": 1.0, "min_int8_agreement": 0.0, "min_int8_sqnr_db": 0.001}
     sections: dict[str, object] = {
         "prune": {"targets": targets or [0.3]},
-        "export": {"formats": FORMATS, "device": device, "pad": pad},
+        "export": {
+            "formats": FORMATS,
+            "device": device,
+            "pad": pad,
+            "golden": "drawn",
+            "threshold": "balanced_accuracy",
+        },
         "quantise": {"images": 64, "epochs": 2, "qat": "always"},
         "verify": loose | limits,
     }
@@ -72,6 +78,29 @@ def test_the_bundle_holds_every_file_and_all_of_it_checks(exported: Path) -> Non
     assert check.passed, [gate for gate in check.gates if not gate.passed]
     assert check.complete, [file for file in check.files if file.state != "checked"]
     assert {"golden:model_int8.tflite", "golden_tflm:model_int8.tflite"} <= {gate.name for gate in check.gates}
+
+
+def test_each_file_is_cut_at_its_own_threshold_and_firmware_at_that_of_its_file(exported: Path) -> None:
+    """Chosen on validation; the C++ source is written before the bundle is, and must not hold another number."""
+    bundle = exported / "exports" / "tiny-s30"
+    record = json.loads((bundle / "threshold.json").read_text(encoding="utf-8"))
+    cuts = {file["path"]: file["difference"] for file in record["files"]}
+    assert set(cuts) == {"model.onnx", "model_int8.onnx", "model.tflite", "model_int8.tflite"}
+    assert isinstance(cuts["model_int8.tflite"], int)
+    settings = (bundle / "c" / "model_settings.h").read_text(encoding="utf-8")
+    assert f"constexpr int32_t kDecisionDifference = {cuts['model_int8.tflite']};" in settings
+    report = json.loads((bundle / "size_report.json").read_text(encoding="utf-8"))
+    assert {file["path"]: file["operating"]["difference"] for file in report["files"]} == cuts
+    assert all(file["operating"] is None for file in report["dense_files"])
+
+
+def test_drawn_golden_images_come_with_a_gate_on_how_far_answers_move(exported: Path) -> None:
+    bundle = exported / "exports" / "tiny-s30"
+    golden = json.loads((bundle / "golden" / "golden.json").read_text(encoding="utf-8"))
+    assert all(image["name"].startswith("drawn-") for image in golden["images"])
+    gates = json.loads((bundle / "verify.json").read_text(encoding="utf-8"))["gates"]
+    spread = {gate["name"] for gate in gates if gate["name"].startswith("golden_spread:")}
+    assert spread == {f"golden_spread:{file['path']}" for file in golden["files"]}
 
 
 def test_what_was_chosen_for_int8_is_kept_and_used_again(

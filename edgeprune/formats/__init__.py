@@ -4,6 +4,7 @@ Written once here, so that what one stage puts down and the other expects cannot
 
 - ``preprocessing``: ``preprocess.json``, and the tensor that each file is fed.
 - ``golden``: ``golden/golden.json``: real inputs with expected outputs.
+- ``threshold``: ``threshold.json``: where a two-class bundle's answers are cut.
 - ``verdict``: ``verify.json``.
 - ``metadata``: what a model file says about itself.
 """
@@ -29,12 +30,15 @@ from edgeprune.formats.preprocessing import (
     feed_images,
     make_file_input,
 )
+from edgeprune.formats.threshold import THRESHOLD, FileThreshold, ThresholdRecord
 from edgeprune.formats.verdict import GateRecord, VerifyRecord, encode_json, encode_record
 
 __all__ = [
     "LAYOUT",
     "RESIZE_RULE",
+    "THRESHOLD",
     "FileInput",
+    "FileThreshold",
     "GateRecord",
     "GoldenFile",
     "GoldenImage",
@@ -45,6 +49,7 @@ __all__ = [
     "PreprocessRecord",
     "QuantisationRecord",
     "TensorRecord",
+    "ThresholdRecord",
     "VerifyRecord",
     "encode_json",
     "encode_record",

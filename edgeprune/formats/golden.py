@@ -1,4 +1,4 @@
-"""``golden/golden.json``: real images with the outputs that each file must give for them."""
+"""``golden/golden.json``: images, real or drawn, with the outputs that each file must give for them."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -19,7 +19,7 @@ COMPARE_RULE = (
 
 
 class GoldenImage(Record):
-    """One golden input: a file of raw bytes, the true label, and the image's name in the data set."""
+    """One golden input: a file of raw bytes, its label, which the card explains where it was drawn, and its name."""
 
     path: str
     label: str
@@ -76,7 +76,7 @@ class GoldenFile(Record):
 
 
 class GoldenRecord(Record):
-    """``golden/golden.json``: real inputs with expected outputs.
+    """``golden/golden.json``: inputs with expected outputs.
 
     Attributes:
         shape, dtype, layout, colour: of each ``.rgb`` file: (height, width, 3), resized, upright, not normalised.

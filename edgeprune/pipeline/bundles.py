@@ -4,7 +4,7 @@ The pruned file is always held against the unpruned baseline's file, exported th
 """
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune import __version__
@@ -17,8 +17,9 @@ from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.candidates import MODEL, Candidate, make_candidate, runtimes
 from edgeprune.pipeline.dense_files import make_dense_facts
 from edgeprune.pipeline.finished import choose_levels
+from edgeprune.pipeline.golden_inputs import ask_golden, check_spread, choose_golden
 from edgeprune.pipeline.level_facts import as_model_file, judge_level
-from edgeprune.pipeline.model_file import choose_golden, golden_vectors
+from edgeprune.pipeline.operating import require_two_classes
 from edgeprune.pipeline.prepared import PreparedLevel, prepare_levels
 from edgeprune.pipeline.records import ExportRecord, Inputs, LevelRecord, load_record, save_record
 from edgeprune.pipeline.workspace import Reporter, Workspace
@@ -86,6 +87,7 @@ def export_levels(
     """
     device = load_device(recipe.export.device) if recipe.export.device else None
     baseline = open_baseline(recipe, workspace, reporter)
+    require_two_classes(recipe, baseline.dataset.classes)
     levels = choose_levels(recipe, workspace, reporter, baseline, target=target, budget=budget, compact=compact)
     summaries: dict[str, ExportSummary] = {}
     for level, (folder, record) in levels.items():
@@ -189,6 +191,11 @@ def _publish_level(
             torch_logits=prepared.torch_logits,
             workspace=workspace,
         )
+        files = (as_model_file(prepared.onnx, facts), *prepared.others.models)
+        inputs = choose_golden(recipe, test, baseline.dataset.classes, prepared.onnx)
+        golden = ask_golden(recipe, inputs, files)
+        if facts.drawn:
+            facts = replace(facts, verdict=Verdict(gates=(*facts.verdict.gates, *check_spread(golden, files))))
         progress(1, 2)
         verdict = facts.verdict
         write_json(folder / "verify.json", {"passed": verdict.passed, "gates": as_json(verdict.gates)})
@@ -198,12 +205,11 @@ def _publish_level(
                 "nothing was published.",
                 f"look at {folder / 'verify.json'} and the candidates beside it, or export a lower target",
             )
-        files = (as_model_file(prepared.onnx, facts), *prepared.others.models)
         published = publish_bundle(
             exports=workspace.exports,
             facts=facts,
             model_files={file.facts.path: file.path for file in files},
-            golden=golden_vectors(test, choose_golden(test), files),
+            golden=golden,
             config_yaml=recipe.without_local_paths().to_yaml(),
             environment={
                 **runtimes(),

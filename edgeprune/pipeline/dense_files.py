@@ -40,20 +40,22 @@ def make_dense_facts(
         return ()
     folder = workspace.level_folder(recipe, "dense")
     kept = load_record(folder / "files.json", DenseFiles)
-    export = recipe.export.model_copy(update={"device": None})
+    # It becomes no bundle: what is about golden inputs and thresholds alone changes nothing here.
+    export = recipe.export.model_copy(update={"device": None, "golden": "images", "threshold": "none"})
+    plain = recipe.model_copy(update={"export": export})
     key = digest_json(
         [
             __version__,
             baseline.weights,
             baseline.dataset.digest,
-            recipe.model_copy(update={"export": export}).part_digest("data", "augment", "quantise", "export"),
+            plain.part_digest("data", "augment", "quantise", "export"),
             runtimes(),
         ]
     )
     if kept is None or kept.key != key:
         network, data = baseline.checkpoint.network, recipe.data
         made = make_level_files(
-            recipe,
+            plain,
             reporter,
             baseline,
             baseline.checkpoint,

@@ -42,6 +42,7 @@ def make_firmware(recipe: Recipe, file: ModelFile, golden: GoldenVectors, *, met
     assert facts.arena is not None
     assert facts.input is not None
     assert facts.output is not None
+    difference = None if facts.operating is None else int(facts.operating.difference)
     integer = plan_integer_preprocess(recipe.data.mean, recipe.data.std, facts.input)
     images = golden.images[:_IMAGES]
     inputs = integer.apply(as_fed(recipe, images))
@@ -60,6 +61,8 @@ def make_firmware(recipe: Recipe, file: ModelFile, golden: GoldenVectors, *, met
         golden_outputs=outputs,
         golden_labels=golden.labels[:_IMAGES],
         tolerance_lsb=MICRO_TOLERANCE_LSB,
+        decision_difference=difference,
+        drawn=recipe.export.golden == "drawn",
     )
     gates = check_c_source(
         files,
@@ -70,5 +73,6 @@ def make_firmware(recipe: Recipe, file: ModelFile, golden: GoldenVectors, *, met
         rotate_180=facts.rotated,
         arena=facts.arena,
         golden_outputs=outputs,
+        decision_difference=difference,
     )
     return Firmware(files=files, gates=gates)

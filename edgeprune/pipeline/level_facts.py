@@ -12,6 +12,7 @@ from edgeprune.pipeline.candidates import FAST_MULTIPLE, MODEL, PROBE_IMAGES, Ca
 from edgeprune.pipeline.latency_table import probe_images
 from edgeprune.pipeline.level_files import LevelFiles
 from edgeprune.pipeline.model_file import FLOAT_TOLERANCE_SHARE, ModelFile
+from edgeprune.pipeline.operating import choose_operating_point
 from edgeprune.pipeline.records import RECORD, BaselineRecord, LevelRecord, load_record
 from edgeprune.pipeline.tflite_files import tflite_inputs
 from edgeprune.pipeline.workspace import Workspace
@@ -106,7 +107,12 @@ def judge_level(
         pruned=LevelFacts(costs=record.cost, val=record.val, test=record.test),
         dense=LevelFacts(costs=baseline.dense.cost, val=baseline.dense.val, test=baseline.dense.test),
         files=(
-            _onnx_facts(pruned, comparison.accuracy, latency=latency),
+            replace(
+                _onnx_facts(pruned, comparison.accuracy, latency=latency),
+                operating=choose_operating_point(
+                    recipe, dataset, pruned.export.path, pruned.logits, input=None, output=None
+                ),
+            ),
             *(_time_tflite(recipe, file, dense, dataset.test.images[:PROBE_IMAGES]) for file in others.models),
         ),
         dense_files=(_onnx_facts(dense, comparison.reference, latency=None), *dense_others),
@@ -116,6 +122,7 @@ def judge_level(
         device=recipe.without_local_paths().export.device,
         fits=others.fits,
         plain_arena_head_bytes=others.plain_arena_head_bytes,
+        drawn=recipe.export.golden == "drawn",
         verdict=Verdict(gates=tuple(gates)),
     )
 

@@ -14,10 +14,12 @@ from edgeprune.pipeline.candidates import Candidate, describe_level
 from edgeprune.pipeline.conversions import Conversions
 from edgeprune.pipeline.device_fit import fit_devices
 from edgeprune.pipeline.firmware import Firmware, make_firmware
+from edgeprune.pipeline.golden_inputs import GoldenInputs, ask_golden, choose_golden
 from edgeprune.pipeline.int8 import Int8Network
 from edgeprune.pipeline.level_int8 import INT8_FORMATS, choose_level_int8, require_mcu
-from edgeprune.pipeline.model_file import ModelFile, choose_golden, golden_vectors
+from edgeprune.pipeline.model_file import ModelFile
 from edgeprune.pipeline.onnx_int8_file import make_onnx_int8_file
+from edgeprune.pipeline.operating import with_operating_point
 from edgeprune.pipeline.records import LevelRecord
 from edgeprune.pipeline.tflite_files import (
     FLOAT_LAYOUT,
@@ -102,9 +104,10 @@ def make_level_files(
     metadata = describe_level(recipe, baseline, record, layout=LAYOUT, macs=macs)
     if chosen and "onnx_int8" in formats:
         reporter.say(f"{title}: int8 for ONNX Runtime")
-        models.append(make_onnx_int8_file(recipe, dataset, chosen, candidates, metadata=metadata, float_file=onnx))
+        file = make_onnx_int8_file(recipe, dataset, chosen, candidates, metadata=metadata, float_file=onnx)
+        models.append(with_operating_point(recipe, dataset, file))
     lite = LevelFiles()
-    if "tflite" in formats:
+    if formats & {"tflite", "tflite_int8"}:
         reporter.say(f"{title}: converting to TFLite, and running it in LiteRT and TFLite Micro")
         lite = _make_tflite(
             recipe,
@@ -116,13 +119,15 @@ def make_level_files(
             upright=upright,
             torch_logits=torch_logits,
             device=device,
+            golden=choose_golden(recipe, dataset.test, dataset.classes, onnx) if record and "c" in formats else None,
         )
-    models += lite.models
+    # int8 is held against its own float file, whether or not that ships.
+    models += lite.models if "tflite" in formats else lite.models[1:]
     if chosen and "executorch" in formats:
         from edgeprune.pipeline.executorch_files import make_executorch_files
 
         reporter.say(f"{title}: converting to ExecuTorch, and running it there")
-        models += make_executorch_files(
+        files = make_executorch_files(
             recipe,
             dataset,
             checkpoint.network,
@@ -131,6 +136,7 @@ def make_level_files(
             metadata=metadata,
             torch_logits=torch_logits,
         )
+        models += (with_operating_point(recipe, dataset, file) for file in files)
     return LevelFiles(
         models=tuple(models),
         extra_files=lite.extra_files,
@@ -152,6 +158,7 @@ def _make_tflite(
     upright: Conversions,
     torch_logits: np.ndarray,
     device: DeviceProfile | None,
+    golden: GoldenInputs | None,
 ) -> LevelFiles:
     dataset, macs = baseline.dataset, (record or baseline.dense).cost.macs
     rotated = recipe.export.pad == "rotate"
@@ -165,20 +172,21 @@ def _make_tflite(
         metadata=describe_level(recipe, baseline, record, layout=FLOAT_LAYOUT, macs=macs),
         torch_logits=torch_logits,
     )
+    float_file = with_operating_point(recipe, dataset, float_file)
     if chosen is None:
         return LevelFiles(models=(float_file,))
     metadata = describe_level(recipe, baseline, record, layout=INT8_LAYOUT, macs=macs)
     model = conversions.convert(chosen.network)
     int8_file = make_int8_file(recipe, dataset, chosen, model, folder, metadata=metadata, float_file=float_file)
+    int8_file = with_operating_point(recipe, dataset, int8_file)
     models = (float_file, int8_file)
     if record is None:
         return LevelFiles(models=models)
     plain = compare_unrotated(recipe, dataset, network, chosen, upright, float_file=float_file)
     fits = fit_devices(int8_file, device, macs=macs)
     firmware = Firmware()
-    if "c" in recipe.export.formats:
-        golden = golden_vectors(dataset.test, choose_golden(dataset.test), models)
-        firmware = make_firmware(recipe, int8_file, golden, metadata=metadata)
+    if golden is not None:
+        firmware = make_firmware(recipe, int8_file, ask_golden(recipe, golden, models), metadata=metadata)
     return LevelFiles(
         models=models,
         extra_files={**firmware.files, **fits.files},

@@ -8,13 +8,14 @@ from types import MappingProxyType
 
 from edgeprune.errors import EdgepruneError, GateFailedError, InputError
 from edgeprune.files import staged_folder, write_atomic
-from edgeprune.formats import GateRecord, VerifyRecord, encode_json, encode_record
+from edgeprune.formats import THRESHOLD, GateRecord, VerifyRecord, encode_json, encode_record
 from edgeprune.manifest import MANIFEST, FileEntry, Manifest, make_manifest
 from edgeprune.publish.card import render_card
 from edgeprune.publish.catalogue import CatalogueUpdate, rebuild_catalogue
 from edgeprune.publish.facts import BundleFacts, GoldenVectors
 from edgeprune.publish.golden import golden_files, preprocess_record
 from edgeprune.publish.landing import replaceable_bundle, room_for
+from edgeprune.publish.operating import threshold_record
 from edgeprune.publish.size_report import render_size_report, size_values
 from edgeprune.results import as_json
 
@@ -26,6 +27,7 @@ _BINARY = "application/octet-stream"
 _ROLES = {
     "labels.txt": ("labels", _TEXT),
     "preprocess.json": ("preprocess", _JSON),
+    "threshold.json": ("threshold", _JSON),
     "size_report.json": ("size_report", _JSON),
     "size_report.md": ("size_report", _MARKDOWN),
     "verify.json": ("verify", _JSON),
@@ -105,6 +107,9 @@ def publish_bundle(
         "config.yaml": config_yaml.encode(),
         "README.md": render_card(facts, c_source=any(path.startswith("c/") for path in extra_files)).encode(),
     }
+    threshold = threshold_record(facts, golden)
+    if threshold is not None:
+        contents[THRESHOLD] = encode_record(threshold)
     manifest = make_manifest(
         name=facts.name,
         level=facts.level,

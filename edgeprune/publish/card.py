@@ -10,6 +10,7 @@ from edgeprune.publish.figures import (
     int8_sentences,
     latency_sentences,
 )
+from edgeprune.publish.operating import threshold_lines
 
 
 def render_card(facts: BundleFacts, *, c_source: bool = False) -> str:
@@ -23,6 +24,7 @@ def render_card(facts: BundleFacts, *, c_source: bool = False) -> str:
         _introduction(facts),
         describe_running(facts, c_source=c_source),
         _figures(facts),
+        *_threshold(facts),
         _checking(facts),
         _data(facts),
         _making(facts),
@@ -128,12 +130,27 @@ def _data(facts: BundleFacts) -> str:
 {facts.data.credit.strip()}
 
 Source `{facts.data.source}`: {sizes}. Epochs were chosen on val; test chose nothing, it gave the gates and \
-figures. The images in `golden/` come from test and stand under the images' licence.
+figures. {_golden(facts)}
 
 | digest | SHA-256 |
 |---|---|
 | images | `{facts.data.digest}` |
 | split | `{facts.data.split_digest}` |"""
+
+
+def _golden(facts: BundleFacts) -> str:
+    if not facts.drawn:
+        return "The images in `golden/` come from test and stand under the images' licence."
+    return (
+        "The images in `golden/` are pictures drawn by edgeprune, no photographs, and may be passed on under its own "
+        "licence. They show that files compute right, not how well they see: a label is what was drawn where the "
+        f"classes are persons and none, and otherwise what `{facts.headline.path}` answers."
+    )
+
+
+def _threshold(facts: BundleFacts) -> list[str]:
+    lines = threshold_lines(facts)
+    return ["\n".join(lines).rstrip()] if lines else []
 
 
 def _making(facts: BundleFacts) -> str:

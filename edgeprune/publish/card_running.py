@@ -118,7 +118,8 @@ def _device(facts: BundleFacts, *, c_source: bool) -> str:
         if facts.embedded is not None
         else ""
     )
+    kind = "drawn" if facts.drawn else "real"
     return f"""\
-{firmware}On any device: `golden/NN.rgb` are real inputs as raw bytes (height, width, RGB; resized, not normalised), \
+{firmware}On any device: `golden/NN.rgb` are {kind} inputs as raw bytes (height, width, RGB; resized, not normalised), \
 and `golden/golden.json` has the outputs that each file must give for them, with its tolerance; for the first of them \
 each file's exact input and output lie beside it as raw bytes. `size_report.md` shows where flash, RAM and time go."""

@@ -120,7 +120,8 @@ def rebuild_catalogue(exports: Path) -> CatalogueUpdate:
     """List the bundles of a folder in its ``index.json``.
 
     Args:
-        exports: folder of bundles, each in a folder named after it.
+        exports: folder of bundles, each in a folder named after it; the one that a name stands for may be in a folder of
+            the name alone, such as ``person96``.
 
     Raises:
         OSError: the file cannot be written; the old one stays.
@@ -141,7 +142,7 @@ def rebuild_catalogue(exports: Path) -> CatalogueUpdate:
 
 def _entry(folder: Path) -> CatalogueEntry:
     manifest = read_manifest(folder)
-    if manifest.bundle != folder.name:
+    if folder.name not in {manifest.bundle, manifest.name}:
         raise InputError(f"its manifest says that it is {manifest.bundle}.", f"rename the folder to {manifest.bundle}")
     try:
         summary = _SizeSummary.model_validate_json((folder / "size_report.json").read_bytes())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeprune.embedded import ArenaReport, DeviceFit, NpuReport, OperatorFigures, Quantisation
 from edgeprune.results import Accuracy, CostReport, Evaluation, LatencyComparison, Verdict
+from edgeprune.threshold import OperatingPoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,7 @@ class FileFacts:
         latency: of this file against the dense one of the same path; None where it was not measured.
         calibration: how ranges were chosen, for a person to read (``percentile_90, 256 train images``).
         remedies: one sentence for each int8 remedy that was tried, with what it gave on validation.
+        operating: where its two classes are cut; None where argmax decides.
     """
 
     path: str
@@ -84,6 +86,7 @@ class FileFacts:
     latency: LatencyComparison | None = None
     calibration: str = ""
     remedies: tuple[str, ...] = ()
+    operating: OperatingPoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ class BundleFacts:
         device: the profile that the export was asked to fit; None when it was asked for none.
         fits: of that device, or of every profile.
         plain_arena_head_bytes: what the head would be with PAD operators, where ``export.pad: rotate`` removed them.
+        drawn: golden images are pictures drawn for it, not images of test.
         verdict: every gate.
     """
 
@@ -144,6 +148,7 @@ class BundleFacts:
     device: str | None = None
     fits: tuple[DeviceFit, ...] = ()
     plain_arena_head_bytes: int | None = None
+    drawn: bool = False
     verdict: Verdict
 
     @property

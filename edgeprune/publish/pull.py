@@ -61,7 +61,7 @@ def pull_bundle(
 
     Args:
         source: a folder or an http(s) address with an ``index.json``, or one bundle itself.
-        name: the bundle, such as ``elpv96-s60``; may be None where there is only one.
+        name: the bundle, such as ``elpv96-s60``, or its folder; may be None where there is only one.
         to: folder that the bundle's folder appears in; it is made.
         say: told in one line what happens.
         progress: called with bytes that are there, and bytes in all.
@@ -75,7 +75,7 @@ def pull_bundle(
     place = open_place(source, timeout_seconds=timeout_seconds)
     prefix, content = _find_manifest(place, source, name, say)
     manifest = parse_manifest(content, origin=place.describe(prefix + MANIFEST))
-    if name is not None and manifest.bundle != name:
+    if name is not None and name not in {manifest.bundle, manifest.name}:
         raise InputError(
             f"{source} is the bundle {manifest.bundle}, not {name}.", f"the name {manifest.bundle}, or none"
         )
@@ -136,6 +136,7 @@ def _find_manifest(place: Place, source: str, name: str | None, say: Callable[[s
 
 def _choose(source: str, entries: tuple[CatalogueEntry, ...], name: str | None) -> CatalogueEntry:
     known = {entry.bundle: entry for entry in entries}
+    named = {entry.path: entry for entry in entries} | known
     if not known:
         raise InputError(f"{source} lists no bundle.", "publish one with `edgeprune export`")
     if name is None:
@@ -144,11 +145,11 @@ def _choose(source: str, entries: tuple[CatalogueEntry, ...], name: str | None) 
         raise InputError(
             f"{source} lists {len(known)} bundles, and none was named.", f"name one of: {', '.join(known)}"
         )
-    if name not in known:
+    if name not in named:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         remedy = nearest[0] if nearest else f"one of: {', '.join(known)}"
         raise InputError(f"{source} lists no bundle {name!r}; it has {', '.join(known)}.", remedy)
-    return known[name]
+    return named[name]
 
 
 def _is_same(folder: Path, manifest: Manifest, content: bytes) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from edgeprune.publish.device_table import fit_lines, npu_lines
 from edgeprune.publish.facts import BundleFacts, FileFacts, LevelFacts
 from edgeprune.publish.figures import change, figure_table, latency_sentences
+from edgeprune.publish.operating import threshold_lines
 from edgeprune.publish.operator_table import int8_lines, operator_lines, padding_lines
 from edgeprune.results import as_json
 
@@ -53,6 +54,7 @@ def render_size_report(facts: BundleFacts) -> str:
         "",
         " ".join(_notes(facts)),
         "",
+        *threshold_lines(facts),
         *fit_lines(facts),
         *npu_lines(facts.npu),
         *padding_lines(facts),

@@ -24,9 +24,14 @@ from edgeprune.verify.bundle_texts import read_listed
 from edgeprune.verify.replay import Replay, replay_models
 
 # What only running the models can confirm: their answers, and that the texts beside them describe them.
-_NEED_RUNTIME = frozenset({"model", "golden", "labels", "preprocess", "c_source", "npu"})
+_NEED_RUNTIME = frozenset({"model", "golden", "labels", "preprocess", "threshold", "c_source", "npu"})
 # Kinds of gate that say something about a text: golden images have no metadata, and labels no say in the vectors.
-_CONCERNS = {"golden": ("golden", "vectors"), "labels": ("metadata",), "preprocess": ("metadata", "vectors")}
+_CONCERNS = {
+    "golden": ("golden", "vectors"),
+    "labels": ("metadata",),
+    "preprocess": ("metadata", "vectors"),
+    "threshold": ("threshold",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from edgeprune.results import Gate
 from edgeprune.verify.bundle_texts import BundleTexts, read_listed
 from edgeprune.verify.c_build import build_sources, check_preprocess, compiler_notes
 from edgeprune.verify.c_text import ExpectedSource, check_texts, text_gate
+from edgeprune.verify.threshold import read_threshold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ def check_c_source(
     rotate_180: bool,
     arena: ArenaReport | None = None,
     golden_outputs: "np.ndarray | None" = None,
+    decision_difference: int | None = None,
     path: str = "c/",
 ) -> tuple[Gate, ...]:
     """Gates of the source that an export is about to publish.
@@ -47,6 +49,7 @@ def check_c_source(
         rotate_180: the image is fed rotated.
         arena: as it was measured.
         golden_outputs: int8, shape (n, classes).
+        decision_difference: where two classes are cut, in steps; None where argmax decides.
         path: of the folder.
 
     Returns:
@@ -77,6 +80,7 @@ def check_c_source(
         golden_outputs=golden_outputs,
         golden_labels=None,
         tolerance_lsb=None,
+        decision_difference=decision_difference,
     )
     sources = {name.removeprefix(path): content for name, content in files.items()}
     first, *others = check_texts(sources, expected, path)
@@ -136,6 +140,8 @@ def _expected_of(folder: Path, texts: BundleTexts) -> ExpectedSource:
     golden = texts.golden_of(file.path)
     if golden is None or file.input.quantisation is None or file.output.quantisation is None or file.integer is None:
         raise ValueError(f"the bundle's texts do not say how {file.path} is fed")
+    threshold = read_threshold(folder)
+    cut = threshold.of(file.path) if threshold else None
     source, result, rule = file.input.quantisation, file.output.quantisation, file.integer
     with np.errstate(all="ignore"):
         inputs = feed_images(texts.images, file, mean=texts.rule.mean, std=texts.rule.std)
@@ -155,6 +161,7 @@ def _expected_of(folder: Path, texts: BundleTexts) -> ExpectedSource:
             texts.labels.index(image.label) if image.label in texts.labels else -1 for image in texts.golden.images
         ),
         tolerance_lsb=golden.tolerance_lsb,
+        decision_difference=None if cut is None else int(cut.difference),
     )
 
 

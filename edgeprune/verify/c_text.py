@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeprune.cpp_literals import read_array, read_bytes, read_constants, read_rows, read_string
+from edgeprune.cpp_literals import read_array, read_bytes, read_constants, read_rows, read_string, write_decision
 from edgeprune.embedded import ArenaReport, Quantisation
 from edgeprune.errors import InputError
 from edgeprune.micro_operators import RESOLVER_METHODS
@@ -36,6 +36,7 @@ class ExpectedSource:
         golden_outputs: int8, shape (n, classes); None where they are not known.
         golden_labels: indices; None where they are not known.
         tolerance_lsb: of the outputs; None where it is not known.
+        decision_difference: where two classes are cut; None where argmax decides.
     """
 
     model: bytes
@@ -51,6 +52,7 @@ class ExpectedSource:
     golden_outputs: "np.ndarray | None"
     golden_labels: tuple[int, ...] | None
     tolerance_lsb: int | None
+    decision_difference: int | None = None
 
 
 def check_texts(sources: Mapping[str, bytes], expected: ExpectedSource, folder: str) -> list[Gate]:
@@ -141,6 +143,14 @@ def _settings_problems(text: str, expected: ExpectedSource, count: int) -> Itera
     for name, scale in (("kInputScale", expected.input.scale), ("kOutputScale", expected.output.scale)):
         yield from _scale_problems(found.get(name, ""), name, scale)
     yield from _arena_problems(found, expected)
+    if expected.decision_difference is None:
+        if "kDecisionDifference" in found:
+            yield f"kDecisionDifference is {found['kDecisionDifference']}, and the bundle has no threshold"
+    elif write_decision(expected.decision_difference) not in text:
+        yield (
+            f"kDecisionDifference is {found.get('kDecisionDifference', 'missing')}, the threshold is "
+            f"{expected.decision_difference}, or DecideLabel is not the function for it"
+        )
 
 
 def _scale_problems(found: str, name: str, scale: float) -> Iterable[str]:

@@ -21,6 +21,7 @@ from edgeprune.verify.question import Question, compare_golden, compare_metadata
 from edgeprune.verify.recorded import check_recorded
 from edgeprune.verify.replay_executorch import ask_executorch
 from edgeprune.verify.replay_tflite import ask_tflite, check_npu_files
+from edgeprune.verify.threshold import check_threshold
 
 # Model files by their ending: the extra that brings their runtimes, and what that must import.
 _RUNTIMES = {
@@ -52,9 +53,9 @@ def replay_models(folder: Path, manifest: Manifest) -> Replay:
         folder, manifest: every listed file is there, with the size and digest it should have.
 
     Returns:
-        ``recorded_gates`` and ``bundle_texts``; then ``vectors:<path>`` for each model file, and where its runtime is
-        installed ``metadata:<path>``, ``golden:<path>`` and the gates on the file itself; then those of ``vela/`` and
-        ``c/``.
+        ``recorded_gates`` and ``bundle_texts``; where answers are cut ``threshold:<path>``; then ``vectors:<path>``
+        for each model file, and where its runtime is installed ``metadata:<path>``, ``golden:<path>`` and the gates on
+        the file itself; then those of ``vela/`` and ``c/``.
     """
     models = [entry for entry in manifest.files if entry.role == "model"]
     missing = {entry.path: reason for entry in models if (reason := why_not(entry.path))}
@@ -72,6 +73,7 @@ def replay_models(folder: Path, manifest: Manifest) -> Replay:
         )
         return Replay(gates=(*gates, gate), missing=missing)
     gates.append(check_texts(texts, manifest))
+    gates += check_threshold(folder, manifest, texts)
     for entry in models:
         gates.append(check_vectors(folder, entry.path, texts))
         question = _question(folder, entry, manifest, texts)

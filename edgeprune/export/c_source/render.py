@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.camera import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
-from edgeprune.cpp_literals import namespace_of, write_bytes, write_float, write_rows, write_string
+from edgeprune.cpp_literals import namespace_of, write_bytes, write_decision, write_float, write_rows, write_string
 from edgeprune.embedded import ArenaReport, Quantisation
 from edgeprune.errors import InputError
 from edgeprune.formats import ModelMetadata
@@ -27,6 +27,8 @@ _ROTATED = (
 _UPRIGHT = (
     "Frames are upright, as the training images were; where the camera is mounted upside down, turn the frame first."
 )
+_TRUE_LABELS = "the true classes; the network may be wrong about them."
+_DRAWN_LABELS = "what was drawn, where the classes are persons and none, or else what the float network answers."
 
 
 def render_c_source(
@@ -44,6 +46,8 @@ def render_c_source(
     golden_outputs: np.ndarray,
     golden_labels: tuple[int, ...],
     tolerance_lsb: int,
+    decision_difference: int | None = None,
+    drawn: bool = False,
 ) -> dict[str, bytes]:
     """The firmware side of an int8 file as C++17 source. Equal arguments give equal bytes.
 
@@ -60,6 +64,8 @@ def render_c_source(
         golden_outputs: int8, shape (n, classes), as TFLite Micro gave them.
         golden_labels: true classes, indices.
         tolerance_lsb: by how many steps another implementation may differ.
+        decision_difference: where two classes are cut, in steps, see ``edgeprune.threshold``; None for argmax.
+        drawn: golden images are drawn pictures.
 
     Returns:
         Path in the bundle, below ``c/``, to the file's bytes.
@@ -119,6 +125,10 @@ def render_c_source(
             f"  if (resolver->{RESOLVER_METHODS[kind]}() != kTfLiteOk) return kTfLiteError;"
             for kind in sorted(operators)
         ),
+        "decision": "" if decision_difference is None else f"\n{write_decision(decision_difference)}\n",
+        "deciding": "" if decision_difference is None else _deciding(metadata.labels, decision_difference),
+        "kind": "drawn" if drawn else "real",
+        "golden_truth": _DRAWN_LABELS if drawn else _TRUE_LABELS,
         "golden_images": str(count),
         "golden_bytes": str(2 * count * size * size * 3),
         "golden_labels": ", ".join(map(str, golden_labels)),
@@ -128,6 +138,22 @@ def render_c_source(
         "outputs": write_rows(golden_outputs),
     }
     return {f"c/{path.name}": _fill(path, values) for path in sorted(_TEMPLATES.iterdir())}
+
+
+def _deciding(labels: tuple[str, ...], difference: int) -> str:
+    return f"""
+## Deciding
+
+The bundle has a threshold, chosen on images held out of training (`threshold.json`): `{labels[1]}` is decided where
+`output[1] - output[0] > {difference}`, in whole numbers, without softmax. After `Classify`:
+
+```cpp
+const int32_t decided = net::DecideLabel(net::Interpreter()->output(0)->data.int8);  // index into kLabels
+```
+
+`result.label` is the larger output alone. Raise `kDecisionDifference` for fewer false alarms, lower it to miss less,
+and measure on images of the place where the device will hang.
+"""
 
 
 def _require(what: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:

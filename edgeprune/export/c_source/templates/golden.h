@@ -1,4 +1,4 @@
-// Real images, what preprocessing makes of them, and what the network answered when the bundle was made.
+// Golden images (@kind@), what preprocessing makes of them, and what the network answered when the bundle was made.
 #ifndef @GUARD@_GOLDEN_H_
 #define @GUARD@_GOLDEN_H_
 
@@ -17,7 +17,7 @@ extern const uint8_t kGoldenPixels[kGoldenImages][kInputBytes];
 extern const int8_t kGoldenInputs[kGoldenImages][kInputBytes];
 // From @arena_runtime@.
 extern const int8_t kGoldenOutputs[kGoldenImages][kClasses];
-// True classes, indices into kLabels; the network may be wrong about them.
+// Indices into kLabels: @golden_truth@
 extern const int32_t kGoldenLabels[kGoldenImages];
 
 }  // namespace @namespace@

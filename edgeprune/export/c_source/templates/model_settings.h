@@ -21,7 +21,7 @@ constexpr size_t kInputBytes = @input_bytes@;
 // The output is int8, shape {1, kClasses}: one score a class, larger is likelier.
 constexpr int32_t kClasses = @classes@;
 extern const char* const kLabels[kClasses];
-
+@decision@
 // real = scale * (stored - zero point)
 constexpr float kInputScale = @input_scale@;
 constexpr int32_t kInputZeroPoint = @input_zero_point@;

@@ -5,7 +5,7 @@
 #: BUDGET=       bounds that a level must meet, such as "flash=300KB ram=64KB macs=4M", instead of or after TARGET
 #: LEVELS=       several targets for audit and export, such as LEVELS="0.3 0.6"; wins over TARGET
 #: RECIPE=recipes/elpv96.yaml    what is trained and pruned, and how
-#: DATA=         an image folder, in place of the recipe's data
+#: DATA=         an image folder, list or id of a data set, in place of the recipe's
 #: WEIGHTS=      what training starts from, in place of the recipe's: none, a torchvision name, a file or a folder
 #: DEVICE=       a device that `export` must fit, such as stm32f746 (see `edgeprune devices`); alone, it is the budget
 #: BUNDLE=       the bundle that `verify` checks; without it, every one in exports/
@@ -37,6 +37,8 @@ data = $(call option,--data,DATA)
 device = $(call option,--device,DEVICE)
 one_level = $(BIN)/edgeprune $(1) $(recipe)$(call option,--target,TARGET)$(call option,--budget,BUDGET)$(data)$(2)
 several_levels = $(foreach level,$(value LEVELS),$(BIN)/edgeprune $(1) $(recipe) --target $(call quote,$(level))$(data)$(2) &&) true
+# Tests of a file share what is costly to make, so that a file stays on one core.
+on_each_core = -n auto --dist loadfile
 each_level = $(if $(value LEVELS),$(several_levels),$(one_level))
 
 help: ## this list
@@ -91,11 +93,11 @@ types: setup ## mypy, strict
 layers: setup ## which part may import which: the contracts in pyproject.toml
 	$(BIN)/lint-imports --no-logo
 
-test: setup ## every test but the long ones
-	$(BIN)/python -m pytest -m 'not long'
+test: setup ## every test but the long ones, a file on each core
+	$(BIN)/python -m pytest $(on_each_core) -m 'not long'
 
 test-long: setup ## the long tests: many networks, kill loops, large data
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest $(on_each_core) -m long
 
 bench: setup ## the short benchmarks: planning speed, and how exactly random budgets are met
 	$(BIN)/python -W ignore benchmarks/planning_speed.py

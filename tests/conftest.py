@@ -6,6 +6,9 @@ from pathlib import Path
 
 # As the command line does; read when torch is loaded, so it stands before that.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core, and what it starts has too: threads that wait for one another across workers crawl.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

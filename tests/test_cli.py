@@ -23,7 +23,10 @@ from edgeprune.cli import app
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COMMANDS = ("train", "census", "sensitivity", "prune", "audit", "export", "verify", "pull", "list", "devices")
+COMMANDS = (
+    "train", "census", "sensitivity", "prune", "sweep", "audit", "export", "verify", "pull", "demo", "list", "devices",
+    "data",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +346,13 @@ def test_json_of_an_export_is_still_one_value(ask: Ask, project: Path) -> None:
 
 def test_what_cannot_be_done_puts_no_json_out(ask: Ask, tmp_path: Path) -> None:
     for command in COMMANDS:
-        missing = {"verify": ["nowhere"], "pull": ["nowhere"], "devices": ["show", "nowhere"]}
+        missing = {
+            "verify": ["nowhere"],
+            "pull": ["nowhere"],
+            "demo": ["nowhere", "nowhere.jpg"],
+            "devices": ["show", "nowhere"],
+            "data": ["pack", "nowhere.yaml"],
+        }
         arguments = missing.get(command, ["nowhere.yaml"])
         answer = ask(command, *arguments, "--json", at=tmp_path)
         answer.refusal()

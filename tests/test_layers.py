@@ -26,6 +26,7 @@ HEAVY = (
     "prune",
     "quantise",
     "recover",
+    "teacher",
     "train",
     "zoo",
 )

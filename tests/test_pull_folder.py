@@ -219,6 +219,15 @@ def test_several_bundles_need_a_name_and_an_unknown_one_names_the_nearest(export
     assert _pull(exports, to, "elpv96-s10").level == "s10"
 
 
+def test_a_bundle_that_its_name_stands_for_lies_in_a_folder_of_that_name(exports: Path, tmp_path: Path) -> None:
+    (exports / "elpv96-s60").rename(exports / "elpv96")
+    publish(exports, write_model(tmp_path / "model.onnx", metadata(level="s10").as_text()), level="s10")
+    assert [entry.path for entry in rebuild_catalogue(exports).catalogue.bundles] == ["elpv96-s10", "elpv96"]
+    assert [_pull(exports, tmp_path / name, name).level for name in ("elpv96", "elpv96-s60")] == ["s60", "s60"]
+    (exports / "elpv96").rename(exports / "solar")
+    assert "it is elpv96-s60" in rebuild_catalogue(exports).left_out[0]
+
+
 def test_a_source_without_bundles_says_so(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -10,12 +10,15 @@ import typer
 
 from edgeprune import __version__
 from edgeprune.cli.console import print_json
+from edgeprune.cli.data import data_app
+from edgeprune.cli.demo import demo
 from edgeprune.cli.devices import devices_app
 from edgeprune.cli.exporting import audit, export
 from edgeprune.cli.inspecting import census, sensitivity
 from edgeprune.cli.making import prune, train
 from edgeprune.cli.options import DEFAULT_RECIPE, JsonOption, RecipeArgument, open_workspace
 from edgeprune.cli.receiving import pull, verify
+from edgeprune.cli.sweep import sweep
 
 app = typer.Typer(
     name="edgeprune",
@@ -66,11 +69,14 @@ for _name, _command, _example in (
     ("census", census, "--network mobilenet_v2 --image-size 96 --json"),
     ("sensitivity", sensitivity, "recipes/elpv96.yaml --fractions 0.25,0.5,0.75"),
     ("prune", prune, "recipes/elpv96.yaml --target 0.6"),
+    ("sweep", sweep, "recipes/sweep.yaml --storage file:///shared/sweeps"),
     ("audit", audit, "recipes/elpv96.yaml --target 0.6"),
     ("export", export, "recipes/elpv96.yaml --target 0.6"),
     ("verify", verify, "exports/elpv96-s60 --require all"),
     ("pull", pull, "https://example.com/exports elpv96-s60 --to bundles"),
+    ("demo", demo, "exports/elpv96-s60 photo.jpg --threshold 0.6"),
     ("list", list_, "--json"),
 ):
     app.command(_name, epilog=f"Example: edgeprune {_name} {_example}")(_command)
 app.add_typer(devices_app, name="devices")
+app.add_typer(data_app, name="data")

@@ -1,6 +1,9 @@
 """``edgeprune train`` and ``edgeprune prune``: networks are made."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +26,12 @@ from edgeprune.cli.options import (
     open_workspace,
     read_bounds,
 )
+from edgeprune.distributed import is_follower, join_team
 from edgeprune.errors import InputError, TargetMissingError
 
 if TYPE_CHECKING:
     from edgeprune.budget import Budget
-    from edgeprune.pipeline import PruneSummary
+    from edgeprune.pipeline import PruneSummary, Workspace
     from edgeprune.recipe import Recipe
 
 
@@ -40,15 +44,21 @@ def train(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the unpruned baseline of a recipe into models/NAME, with its card."""
+    """Train the unpruned baseline of a recipe into models/NAME, with its card.
+
+    It uses a GPU when there is one (EDGEPRUNE_DEVICE=cpu keeps it off), and every process that torchrun starts:
+    torchrun --nproc-per-node=2 -m edgeprune train RECIPE. Killed, it goes on after its last finished epoch.
+    """
+    if is_follower():
+        _follow()
+        return
     from edgeprune.recipe import read_recipe
 
     values = read_recipe(recipe, data_path=data, weights=weights)
     from edgeprune.pipeline import make_baseline
     from edgeprune.results import as_json as plain
 
-    workspace = open_workspace()
-    with open_reporter(quiet=as_json) as reporter:
+    with _shared_workspace() as workspace, open_reporter(quiet=as_json) as reporter:
         record, made = make_baseline(values, workspace, reporter)
     if as_json:
         print_json({"made": made, "folder": str(workspace.baseline_folder(values)), "record": plain(record)})
@@ -78,7 +88,13 @@ def prune(
 
     The last level is made ready for int8, which may take training: an export need not wait for it then. With a budget,
     one more level is cut from the last one (from the baseline, without a target) until its int8 file meets every bound.
+
+    It uses a GPU when there is one (EDGEPRUNE_DEVICE=cpu keeps it off), and for recovery every process that torchrun
+    starts: torchrun --nproc-per-node=2 -m edgeprune prune RECIPE. Killed, it goes on after its last finished epoch.
     """
+    if is_follower():
+        _follow()
+        return
     from edgeprune.recipe import read_recipe
     from edgeprune.schedule import level_id, parse_target
 
@@ -100,10 +116,10 @@ def prune(
     if bounds is not None:
         _prune_to_budget(recipe, values, bounds, wanted, data, as_json=as_json)
         return
-    with open_reporter(quiet=as_json) as reporter:
-        summary = prune_to_schedule(values, open_workspace(), reporter, target=wanted)
+    with _shared_workspace() as workspace, open_reporter(quiet=as_json) as reporter:
+        summary = prune_to_schedule(values, workspace, reporter, target=wanted)
         if summary.outcomes[-1].record is not None:
-            ready_int8(values, open_workspace(), reporter, target=summary.outcomes[-1].target)
+            ready_int8(values, workspace, reporter, target=summary.outcomes[-1].target)
     if as_json:
         print_json(
             {
@@ -126,15 +142,28 @@ def prune(
         )
 
 
+@contextmanager
+def _shared_workspace() -> Iterator["Workspace"]:
+    """The current folder as a project's, with all processes that share the work."""
+    with join_team() as team:
+        yield replace(open_workspace(), team=team)
+
+
+def _follow() -> None:
+    from edgeprune.pipeline.following import follow_leader
+
+    follow_leader(Path())
+
+
 def _prune_to_budget(
     path: Path, recipe: "Recipe", budget: "Budget", target: float | None, data: str | None, *, as_json: bool
 ) -> None:
     from edgeprune.pipeline import prune_to_budget, ready_int8
     from edgeprune.results import as_json as plain
 
-    with open_reporter(quiet=as_json) as reporter:
-        outcome = prune_to_budget(recipe, open_workspace(), reporter, budget=budget, target=target)
-        ready_int8(recipe, open_workspace(), reporter, target=None, budget=budget)
+    with _shared_workspace() as workspace, open_reporter(quiet=as_json) as reporter:
+        outcome = prune_to_budget(recipe, workspace, reporter, budget=budget, target=target)
+        ready_int8(recipe, workspace, reporter, target=None, budget=budget)
     if as_json:
         print_json(
             {
@@ -175,8 +204,8 @@ def _preview(recipe: "Recipe", target: float | None, *, as_json: bool) -> None:
     from edgeprune.pipeline import estimate_seconds, open_baseline, preview_plans
     from edgeprune.results import as_json as plain
 
-    with open_reporter(quiet=as_json) as reporter:
-        baseline = open_baseline(recipe, open_workspace(), reporter)
+    with _shared_workspace() as workspace, open_reporter(quiet=as_json) as reporter:
+        baseline = open_baseline(recipe, workspace, reporter)
         preview = preview_plans(recipe, baseline, target=target)
         seconds = estimate_seconds(recipe, baseline, levels=len(preview.plans))
     if as_json:

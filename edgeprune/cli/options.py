@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from edgeprune.pipeline import Workspace
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="[RECIPE]", help="recipe file")]
-DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="image folder, instead of the recipe's")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="image folder, list, or id of a data set, instead of the recipe's"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON value instead of text")]
 TargetOption = Annotated[str | None, typer.Option("--target", metavar="T", help="channel sparsity in (0, 1), as 0.6")]
 

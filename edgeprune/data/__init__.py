@@ -4,6 +4,8 @@
     elpv.py         source elpv: photographs of solar cells, from a PyPI package
     imagefolder.py  source imagefolder: any folder of images
     csv_list.py     source csv: a list of images with labels, weights and soft labels
+    coco.py         COCO's annotation files, reduced to which images show a person
+    vww.py          source vww: Visual Wake Words, made of COCO
     decode.py       one file to pixels: formats, transparency, orientation, resizing
     hub.py          source hf: a set of the Hugging Face hub, or a folder of Parquet files
     hub_stream.py   reading one with the library ``datasets``, as a stream

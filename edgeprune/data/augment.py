@@ -138,7 +138,8 @@ def _saturate(images: "torch.Tensor", generator: "torch.Generator", saturation: 
     factor = 1 + saturation * (2 * torch.rand(images.shape[0], 1, 1, 1, generator=generator) - 1)
     # A sum of three, because torch's mean over channels takes four times as long.
     grey = (images[:, 0:1] + images[:, 1:2] + images[:, 2:3]) / 3
-    return torch.lerp(grey.expand_as(images), images, factor.to(images.device)).clamp_(0, 1)
+    factor = factor.to(images.device)
+    return torch.addcmul((1 - factor) * grey, images, factor).clamp_(0, 1)
 
 
 def _relight(

@@ -24,21 +24,9 @@ COCO_LAYOUT = "annotations/instances_train2014.json and instances_val2014.json b
 _PERSON_SHARE = 0.005
 # Part of what is kept: raise it whenever a label may come out differently.
 _RULE_VERSION = 1
-_KEYS = frozenset(
-    [
-        "annotations",
-        "area",
-        "categories",
-        "category_id",
-        "file_name",
-        "height",
-        "id",
-        "image_id",
-        "images",
-        "name",
-        "width",
-    ]
-)
+_OF_IMAGES = ("images", "id", "file_name", "height", "width")
+_OF_ANNOTATIONS = ("annotations", "image_id", "category_id", "area")
+_KEYS = frozenset({*_OF_IMAGES, *_OF_ANNOTATIONS, "categories", "name"})
 _REMEDY = "unpack COCO's annotations_trainval archive again; the file wanted is one of its instances_*.json"
 
 

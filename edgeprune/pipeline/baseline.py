@@ -183,10 +183,11 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
     def tell(epoch: EpochRecord) -> None:
         reporter.say(epoch_line("train", epoch, recipe.train.epochs))
 
-    teacher = None
+    teacher, taught_by = None, ""
     if recipe.train.alpha:
         teacher, judged = open_file_teacher(recipe, teacher_file(recipe, workspace), dataset)
-        reporter.say(f"Teacher {teacher.path.name}: {judged.accuracy.value:.4f} on val (n={judged.accuracy.n})")
+        taught_by = f"{teacher.path.name} (sha256 {inputs.teacher[:16]}), accuracy on validation {judged.accuracy}"
+        reporter.say(f"Teacher: {taught_by}")
     unfinished = Unfinished(
         folder=workspace.unfinished / recipe.name, key=digest_json(as_json(inputs)), say=reporter.say
     )
@@ -241,6 +242,8 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
             split_digest=dataset.split_digest,
             split_sizes={split.name: len(split.labels) for split in (dataset.train, dataset.val, dataset.test)},
             recipe_digest=recipe.digest,
+            unlabelled=int((dataset.train.labels < 0).sum()),
+            teacher=taught_by,
         )
         write_atomic(staging / "README.md", card)
     unfinished.clear()

@@ -23,6 +23,8 @@ def render_baseline_card(
     split_digest: str,
     split_sizes: Mapping[str, int],
     recipe_digest: str,
+    unlabelled: int = 0,
+    teacher: str = "",
 ) -> str:
     """Everything a stranger needs to judge the unpruned network, as Markdown.
 
@@ -35,9 +37,13 @@ def render_baseline_card(
         credit: origin and licence of the images.
         data_digest, split_digest, recipe_digest: name what it was made from.
         split_sizes: images per split.
+        unlabelled: train images without a label.
+        teacher: the file that training learnt from, with what it scores; empty without one.
     """
     padding = "TensorFlow's SAME at stride 2" if pad == "same" else "as in torchvision"
     sizes = ", ".join(f"{count} {split}" for split, count in split_sizes.items())
+    taught = [f"- Teacher: {teacher}."] if teacher else []
+    lacking = f", {unlabelled} of the train images without a label" if unlabelled else ""
     majority = max(sum(row) for row in test.confusion) / test.accuracy.n
     header = " | ".join(f"said {label}" for label in classes)
     rows = zip(classes, test.confusion, strict=True)
@@ -64,10 +70,11 @@ def render_baseline_card(
             *confusion,
             "",
             f"- Initial weights: {initial_weights}.",
+            *taught,
             f"- Size: {cost.params:,} parameters, {cost.checkpoint_bytes:,} bytes as float32 safetensors.",
             f"- Work: {cost.macs:,} MACs an image (counter fvcore), {cost.macs_thop:,} (counter thop).",
             f"- Peak activation memory: {cost.peak_activation_bytes:,} bytes as float32, at {cost.peak_activation_at}.",
-            f"- Images: {sizes}. Data digest `{data_digest[:16]}`, split digest `{split_digest[:16]}`, recipe digest "
+            f"- Images: {sizes}{lacking}. Data digest `{data_digest[:16]}`, split digest `{split_digest[:16]}`, recipe digest "
             f"`{recipe_digest[:16]}`.",
             "",
             "## The images",

@@ -275,7 +275,7 @@ def test_help_is_quick_and_names_every_option() -> None:
 # --- the page
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "person-on-your-board.md"
+PAGE = Path(__file__).parent.parent / "docs" / "bundle-on-your-board.md"
 
 
 def commands_of_page() -> list[str]:

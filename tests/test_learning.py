@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.batchnorm import recalibrate_batchnorm, restore_folded_batchnorm
-from edgeprune.data import Dataset, PackedSplit
+from edgeprune.data import Dataset, PackedSplit, iterate_batches, run_ahead
 from edgeprune.evaluation import evaluate_logits, evaluate_network, predict_logits
 from edgeprune.learning import Fit, FitSettings, Step, choose_rate, fit_network, warm_up_then_cosine, watch_outputs
 from edgeprune.learning.averaging import WeightAverage
@@ -415,6 +416,55 @@ def test_watching_ends_with_its_context(tiny_network: MakeNetwork) -> None:
     outputs.clear()
     network(images)
     assert not outputs
+
+
+# -------------------------------------------------------------------------------------------- batches made ahead
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order_one_at_a_time() -> None:
+    made: list[int] = []
+
+    def count() -> Iterator[int]:
+        for number in range(5):
+            made.append(threading.get_ident())
+            yield number
+
+    for number, found in enumerate(run_ahead(count())):
+        assert found == number
+        assert len(made) <= number + 2
+    assert len(made) == 5
+    assert threading.get_ident() not in made
+
+
+def test_an_error_while_a_batch_is_made_reaches_whoever_waits_for_it() -> None:
+    def break_down() -> Iterator[int]:
+        yield 1
+        raise KeyError("second")
+
+    batches = run_ahead(break_down())
+    assert next(batches) == 1
+    with pytest.raises(KeyError, match="second"):
+        next(batches)
+
+
+def test_leaving_early_ends_the_thread(make_split: MakeSplit) -> None:
+    batches = run_ahead(iterate_batches(make_split(40), batch_size=8, mean=GREY, std=GREY))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_the_parts_of_a_batch_are_the_batch(make_split: MakeSplit) -> None:
+    """Every second image: neighbours in the split are of one class, and each part must see both."""
+
+    def batches(part: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        return list(iterate_batches(make_split(40), batch_size=15, mean=GREY, std=GREY, generator=generator, part=part))
+
+    for (images, labels), first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
+        assert torch.equal(images[0::2], first[0])
+        assert torch.equal(images[1::2], second[0])
+        assert torch.equal(labels[1::2], second[1])
 
 
 # --------------------------------------------------------------------------------------------------- averaging

@@ -14,12 +14,12 @@ from torch.nn import functional
 from edgeprune.data import Dataset, augment_batch, iterate_batches
 from edgeprune.errors import InputError
 from edgeprune.learning import Fit, FitSettings, choose_rate
+from edgeprune.learning.losses import distillation_loss, soft_target_loss
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.recipe import RecoverSection, parse_recipe
 from edgeprune.recover import Distillation, learning_rate_for, recover_accuracy
 from edgeprune.recover.answers import RememberedAnswers
 from edgeprune.recover.attention import attention_distance, attention_map, choose_blocks
-from edgeprune.learning.losses import distillation_loss, soft_target_loss
 
 GREY = (0.5, 0.5, 0.5)
 # Two epochs of small batches: enough that every value leaves its mark.

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 from command import EDGEPRUNE, ENVIRONMENT, Ask
 from tiny import make_images, write_recipe
 
-from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.pipeline.sweep_crew import open_crew
 from edgeprune.pipeline.sweep_halving import goes_on
 from edgeprune.pipeline.sweep_one_trial import Order, run_trial
@@ -55,7 +55,9 @@ class Net(nn.Module):
 
 def write_sweep(folder: Path, **values: Any) -> Path:
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"name": "tiny-sweep", "base": "tiny.yaml"} | values), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({"name": "tiny-sweep", "base": "tiny.yaml"} | values, sort_keys=False), encoding="utf-8"
+    )
     return path
 
 
@@ -76,7 +78,7 @@ def project(tmp_path: Path) -> Path:
         model={"network": "tiny_net:Net", "weights": "none"},
         train={"epochs": 1, "batch_size": 16},
         recover={"epochs": 2, "batch_size": 16},
-        prune={"targets": [0.25, 0.5, 0.75], "scope": "all", "align": 1},
+        prune={"targets": [0.3, 0.6], "scope": "all", "align": 1},
     )
     return root
 
@@ -174,7 +176,7 @@ def test_a_finite_space_is_over_when_everything_was_tried(search: str) -> None:
     """Twenty trials of four combinations would be sixteen for nothing."""
     sweep = sweep_of(space={"recover.epochs": {"integer": [1, 4]}}, search=search)
     known: list[Known] = []
-    while (values := propose_values(sweep, len(known), known)) is not None:
+    while len(known) < 8 and (values := propose_values(sweep, len(known), known)) is not None:
         known.append(Known(values=values, state="failed"))
     assert sorted(other.values["recover.epochs"] for other in known) == [1, 2, 3, 4]
 
@@ -263,7 +265,7 @@ def test_accuracy_on_test_is_shown_for_the_front_alone(tmp_path: Path) -> None:
     assert not any("test" in key for point in values["levels"] for key in point)
     text = (tmp_path / "pareto.md").read_text(encoding="utf-8")
     assert "| t0 | s30 | 0.9000 (n=100) | 0.9000 (n=100, 95 % " in text
-    assert "| t1 | failed | 0.2 | | | | | it / broke |" in text.replace("  ", " ")
+    assert "| t1 | failed | 0.2 |  |  |  | it / broke |" in text
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -334,7 +336,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     """Ray itself tries for ten minutes."""
     began = time.monotonic()
     with (
-        pytest.raises(Exception, match="No Ray cluster at 127.0.0.1:9 lets this machine in"),
+        pytest.raises(EdgepruneError, match=r"lets this machine in: .*refused"),
         open_crew(address="127.0.0.1:9", cpus=1, gpus=0),
     ):
         pass
@@ -345,7 +347,9 @@ def test_a_machine_without_the_projects_folder_works_through_the_storage(
     project: Path, file: SweepFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And one that has neither says so, instead of training a network of its own somewhere."""
-    recipe = trial_recipe(file, 0, GOOD).model_copy(update={"data": file.base.data.model_copy(update={"path": str(project / "images")})})  # type: ignore[union-attr]  # fmt: skip
+    recipe = trial_recipe(file, 0, GOOD)
+    images = recipe.data.model_copy(update={"path": str(project / "images")})
+    recipe = recipe.model_copy(update={"data": images})
     elsewhere, url = tmp_path / "elsewhere", f"file://{tmp_path}/shared"
     elsewhere.mkdir()
     monkeypatch.chdir(project)
@@ -375,18 +379,30 @@ def test_a_machine_without_the_projects_folder_works_through_the_storage(
 # With Ray
 
 
-def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(project: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """In a group of its own, so that an interruption reaches all of it, as from a terminal."""
-    command = [*EDGEPRUNE, "sweep", "sweep.yaml", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=project, env=ENVIRONMENT, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    with subprocess.Popen(
+        [*EDGEPRUNE, "sweep", "sweep.yaml", *arguments],
+        cwd=project,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(found: Callable[[], Any], *, seconds: float = 120) -> Any:
     """What is found, once it is."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with suppress(OSError, ValueError):  # a file that is not there yet
+        with suppress(OSError, ValueError, LookupError):  # a file that is not there yet
             if answer := found():
                 return answer
         time.sleep(0.05)
@@ -409,61 +425,46 @@ def processes_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_killed_worker_costs_nothing_but_time(project: Path) -> None:
-    """One trial's worker is killed, another trial cannot be run; the others do not notice."""
-    space = {"recover.epochs": {"choice": [2, 0]}, "prune.importance": {"choice": ["l1_norm", "bn_gamma"]}}
-    write_sweep(project, space=space, search="grid")
-    sweep = start(project, "--json")
-    first = "tiny-sweep-t000"
-    worker = wait_for(lambda: (trial := trials_of(project)[first])["state"] == "running" and trial["worker"])
-    os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
-    out, err = sweep.communicate(timeout=120)
-    assert (sweep.returncode, err) == (0, "")
-    values = json.loads(out)
-    assert {trial["name"][-3:]: trial["state"] for trial in values["trials"]} == {
-        "000": "finished",
-        "001": "finished",
-        "002": "failed",
-        "003": "failed",
+def test_a_sweep_survives_an_interruption_another_machine_and_a_killed_worker(project: Path, tmp_path: Path) -> None:
+    """What is finished comes from the storage and is not run again; what a worker took with it is."""
+    space = {
+        "prune.importance": {"choice": ["l1_norm", "bn_gamma", "l2_norm", "fpgm"]},
+        "recover.epochs": {"choice": [2, 0]},
     }
-    assert "recover.epochs = 0 does not fit" in values["trials"][2]["reason"]
-    assert trials_of(project)[first]["deaths"] == 1
-    # Ordinary runs: recipes that can be run again, run directories with results, one journal.
-    assert sorted(path.name[20:] for path in (project / "runs").glob("2*") if (path / "results.json").exists()) == [
-        "tiny-sweep-t000_prune",
-        "tiny-sweep-t001_prune",
-    ]
-    assert (project / "JOURNAL.md").read_text(encoding="utf-8").count("**Run:** ") == 2
-    assert (project / "runs" / "tiny-sweep" / "trials" / f"{first}.yaml").exists()
-    assert len(list((project / "models").glob("tiny-sweep-*-s[0-9]*/model.safetensors"))) == 6
-    assert [point["level"] for point in values["levels"]] == ["s25", "s50", "s75"] * 2
-    wait_for(lambda: not processes_below(project), seconds=20)
+    write_sweep(project, space=space, search="grid", early_stopping={"reduction": 2})
+    other, shared = Path(shutil.copytree(project, tmp_path / "other")), tmp_path / "shared"
+    ended = {"finished", "stopped"}
 
-
-@pytest.mark.long
-def test_a_sweep_that_is_stopped_goes_on_on_another_machine(project: Path, tmp_path: Path) -> None:
-    """Finished trials come from the storage and are not run again, the others are."""
-    write_sweep(project, space=SPACE, search="tpe", trials=3, early_stopping={"reduction": 2}, resources={"cpus": 1})
-    url = f"file://{tmp_path}/shared"
-    other = Path(shutil.copytree(project, tmp_path / "other"))
-    sweep = start(project, "--storage", url)
-    ended = ("finished", "stopped")
-    wait_for(lambda: [trial for trial in trials_of(tmp_path / "shared").values() if trial["state"] in ended])
-    os.killpg(sweep.pid, signal.SIGINT)
-    _, err = sweep.communicate(timeout=60)
+    with started(project, "--storage", f"file://{shared}") as sweep:
+        wait_for(lambda: [trial for trial in trials_of(shared).values() if trial["state"] in ended])
+        os.killpg(sweep.pid, signal.SIGINT)
+        out, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
     assert err == "edgeprune: interrupted; what is finished stays, the same command goes on from there.\n"
     wait_for(lambda: not processes_below(project), seconds=20)
-    before = {name: trial for name, trial in trials_of(tmp_path / "shared").items() if trial["state"] in ended}
-    assert 1 <= len(before) < 3
-    sweep = start(other, "--storage", url)
-    out, err = sweep.communicate(timeout=120)
+    before = {name: trial for name, trial in trials_of(shared).items() if trial["state"] in ended}
+    assert before
+
+    with started(other, "--storage", f"file://{shared}", "--json") as sweep:
+        running = wait_for(lambda: [trial for trial in trials_of(other).values() if trial["worker"]])
+        os.kill(int(running[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
+        out, err = sweep.communicate(timeout=120)
     assert (sweep.returncode, err) == (0, "")
-    assert "training one" not in out
-    after = trials_of(other)
+    values, after = json.loads(out), trials_of(other)
+    states = {trial["name"][-1]: trial["state"] for trial in values["trials"]}
+    assert [states[number] for number in "1357"] == ["failed"] * 4
+    assert {states[number] for number in "0246"} <= ended
+    assert "recover.epochs = 0 does not fit" in values["trials"][1]["reason"]
+    assert sum(trial["deaths"] for trial in after.values()) == 1
     assert {name: after[name] for name in before} == before
-    assert all(f"{name}: " not in out for name in before)
-    assert len(after) == 3
-    assert {trial["state"] for trial in after.values()} <= set(ended)
-    assert all((other / "models" / f"{name}-{trial['levels'][-1]['level']}").is_dir() for name, trial in after.items())
-    assert trials_of(tmp_path / "shared") == after
+    assert trials_of(shared) == after
+    # Ordinary runs with their levels; those that were stopped early are interrupted ones, and stand in no journal.
+    finished = [name for name, trial in after.items() if trial["state"] == "finished"]
+    runs = [path.parent.name[20:] for path in (other / "runs").glob("2*/results.json")]
+    assert sorted(runs) == [f"{name}_prune" for name in finished]
+    assert (other / "JOURNAL.md").read_text(encoding="utf-8").count("**Run:** ") == len(finished)
+    for name, trial in after.items():
+        for made in trial["levels"]:
+            assert (other / "models" / f"{name}-{made['level']}" / "model.safetensors").exists()
+    assert len([path for path in (other / "models").iterdir() if path.name == "tiny" or "base" in path.name]) == 1
+    wait_for(lambda: not processes_below(other), seconds=20)

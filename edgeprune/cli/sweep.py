@@ -84,4 +84,6 @@ def _print_summary(summary: "SweepSummary") -> None:
     if summary.table.front:
         best = summary.table.front[-1]
         recipe = summary.folder / "trials" / f"{best.trial}.yaml"
-        typer.echo(f"Next: edgeprune export {recipe} --target {best.level.target:g}")
+        # The level of a budget is asked for by the recipe itself.
+        target = "" if best.level.level.startswith("b-") else f" --target {best.level.target:g}"
+        typer.echo(f"Next: edgeprune export {recipe}{target}")

@@ -127,7 +127,9 @@ def _crop_and_rotate(
     )
     factors = torch.stack([width * cosine, width * sine, across, height * sine, height * cosine, down])
     a, b, c, d, e, f = factors.to(images.device).view(6, n, 1, 1)
-    grid = torch.stack([a * columns + (c - b * rows), d * columns + (f + e * rows)], dim=3)
+    grid = torch.empty(n, *images.shape[2:], 2, device=images.device)
+    torch.add(a * columns, c - b * rows, out=grid[..., 0])
+    torch.add(d * columns, f + e * rows, out=grid[..., 1])
     moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.contiguous(memory_format=_memory_format(images))
 

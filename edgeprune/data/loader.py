@@ -85,8 +85,10 @@ def _iterate(  # noqa: PLR0917
     order = np.arange(n) if generator is None else torch.randperm(n, generator=generator).numpy()
     # In float32 throughout, as normalise_pixels does, so that the two agree to the last bit.
     deviation = np.asarray(std, dtype=np.float32)
-    shift = torch.from_numpy(np.asarray(mean, dtype=np.float32) / deviation).to(device)
-    scale = torch.from_numpy(1.0 / ((1.0 if augment else 255.0) * deviation)).to(device)
+    # One value for each number of a row of pixels: over three at a time, arithmetic is three times as slow.
+    size = split.images.shape[2]
+    shift = torch.from_numpy(np.asarray(mean, dtype=np.float32) / deviation).repeat(size).to(device)
+    scale = torch.from_numpy(1.0 / ((1.0 if augment else 255.0) * deviation)).repeat(size).to(device)
     for start in range(0, n - batch_size + 1 if drop_last else n, batch_size):
         rows = np.sort(order[start : start + batch_size])[part[0] :: part[1]]
         pixels = torch.from_numpy(np.asarray(split.images[rows]))
@@ -97,7 +99,7 @@ def _iterate(  # noqa: PLR0917
         images = pixels.to(device, non_blocking=True).float()
         if augment is not None and augment_generator is not None:
             images = augment(images.div_(255).permute(0, 3, 1, 2), augment_generator).permute(0, 2, 3, 1)
-        images = images.mul_(scale).sub_(shift).permute(0, 3, 1, 2)
+        images = images.flatten(2).mul_(scale).sub_(shift).view(images.shape).permute(0, 3, 1, 2)
         yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(split.labels[rows])
 
 

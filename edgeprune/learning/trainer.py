@@ -102,8 +102,8 @@ class Trainer:
             state |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
         state["draws.order"] = self._generator.get_state()
         state["draws.network"] = torch.random.get_rng_state()
-        if self._team.device.startswith("cuda"):
-            state["draws.device"] = torch.cuda.get_rng_state(self._team.device)
+        if self._team.device != "cpu":
+            state["draws.device"] = torch.get_device_module(self._team.device).get_rng_state()
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -125,8 +125,8 @@ class Trainer:
         )
         self._generator.set_state(state["draws.order"])
         torch.random.set_rng_state(state["draws.network"])
-        if self._team.device.startswith("cuda") and "draws.device" in state:
-            torch.cuda.set_rng_state(state["draws.device"], self._team.device)
+        if self._team.device != "cpu" and "draws.device" in state:
+            torch.get_device_module(self._team.device).set_rng_state(state["draws.device"])
 
     def _own_draws(self, epoch: int) -> torch.Generator:
         """What this process draws augmentation from: all of a team draw one order, each its own changes and dropout."""

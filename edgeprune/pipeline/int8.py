@@ -20,7 +20,7 @@ from edgeprune.evaluation import predict_logits
 from edgeprune.export.tflite_file import FloatModel
 from edgeprune.export.tflite_int8 import Range, choose_ranges, observe_ranges, place_ranges, quantise_model
 from edgeprune.files import digest_file, write_atomic
-from edgeprune.learning import EpochRecord
+from edgeprune.learning import EpochRecord, Unfinished
 from edgeprune.pipeline.conversions import Conversions
 from edgeprune.pipeline.records import load_record, save_record
 from edgeprune.pipeline.settings import augmentation
@@ -139,6 +139,7 @@ def choose_int8(
     folder: Path,
     key: str,
     title: str,
+    unfinished: Unfinished,
 ) -> Int8Network:
     """Find the int8 version of a network that does best on validation.
 
@@ -151,13 +152,14 @@ def choose_int8(
         reporter: is told what goes on.
         key: digest of weights, settings and versions; an outcome of the same key is used again.
         title: names the level.
+        unfinished: where training keeps how far it is.
 
     Raises:
         EdgepruneError: the network cannot be traced or converted.
     """
     settings = recipe.quantise
     mean, std = recipe.data.mean, recipe.data.std
-    images = normalise_pixels(sample_images(dataset.train, settings.images, recipe.seed), mean, std)
+    images = normalise_pixels(sample_images(dataset.train.labelled(), settings.images, recipe.seed), mean, std)
     ready = condition_network(network, torch.from_numpy(images), equalise=settings.equalise, split=settings.split_peak)
     kept = load_record(folder / RECORD, Int8Record)
     if kept is not None and kept.key == key and _has_weights(folder, kept):
@@ -209,9 +211,11 @@ def choose_int8(
             judge=judge,
             record=record,
             title=title,
+            unfinished=unfinished,
         )
     folder.mkdir(parents=True, exist_ok=True)
     save_record(folder / RECORD, record)
+    unfinished.clear()
     return Int8Network(network=chosen, images=images, record=record)
 
 
@@ -257,6 +261,7 @@ def _train(
     judge: Callable[[str, bytes], Trial],
     record: Int8Record,
     title: str,
+    unfinished: Unfinished,
 ) -> tuple[nn.Module, Int8Record]:
     settings = recipe.quantise
     # Ranges that keep the logits, whatever they happen to decide on few images.
@@ -276,6 +281,7 @@ def _train(
             seed=recipe.seed,
             on_epoch=lambda epoch: reporter.say(epoch_line(f"int8 {title}", epoch, settings.epochs)),
             progress=progress,
+            unfinished=unfinished,
         )
     model = conversions.convert(fit.network)
     otherwise = choose_ranges(model.content, observe_ranges(model.content, _nhwc(images)), method)

@@ -10,6 +10,7 @@ from edgeprune import __version__
 from edgeprune.budget import Budget
 from edgeprune.errors import MissingExtraError
 from edgeprune.files import digest_json
+from edgeprune.learning import Unfinished
 from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.conversions import Conversions
 from edgeprune.pipeline.finished import choose_levels
@@ -91,7 +92,18 @@ def choose_level_int8(
         if shipped is not None and shipped.key == key:
             folder = baseline.folder
     title = record.level if record else "dense"
-    return choose_int8(recipe, baseline.dataset, network, conversions, reporter, folder=folder, key=key, title=title)
+    unfinished = Unfinished(folder=baseline.workspace.unfinished / f"{folder.name}-int8", key=key, say=reporter.say)
+    return choose_int8(
+        recipe,
+        baseline.dataset,
+        network,
+        conversions,
+        reporter,
+        folder=folder,
+        key=key,
+        title=title,
+        unfinished=unfinished,
+    )
 
 
 def _key(recipe: Recipe, baseline: Baseline, record: LevelRecord | None) -> str:

@@ -63,7 +63,8 @@ def make_float_file(
     name = file_name("model", rotated=rotated)
     content = add_metadata(strip_model(model.content), metadata, int8=False)
     write_atomic(folder / name, content)
-    logits = run_litert(content, tflite_inputs(recipe, dataset.test.images, None), reference=False, batch=_BATCH)
+    inputs = tflite_inputs(recipe, np.asarray(dataset.test.images), None)
+    logits = run_litert(content, inputs, reference=False, batch=_BATCH)
     judged = judge_float(recipe, dataset.test, logits, torch_logits, path=name)
     gates = (
         *check_tflite(content, path=name, int8=False, promise_no_pad=promises_no_pad(recipe)),

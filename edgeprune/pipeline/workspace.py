@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from edgeprune.distributed import ALONE, Team
 from edgeprune.recipe import Recipe
 
 Progress = Callable[[int, int], None]
@@ -17,9 +18,11 @@ class Workspace:
 
     Attributes:
         root: the project's folder; the command line uses the current one.
+        team: the processes that share the work of training there.
     """
 
     root: Path
+    team: Team = ALONE
 
     @property
     def models(self) -> Path:
@@ -45,6 +48,11 @@ class Workspace:
     def cache(self) -> Path:
         """Decoded images, which can be made again."""
         return self.root / ".cache" / "edgeprune"
+
+    @property
+    def unfinished(self) -> Path:
+        """How far interrupted training has come, a folder for each network that is being made."""
+        return self.cache / "unfinished"
 
     def baseline_folder(self, recipe: Recipe) -> Path:
         """The unpruned checkpoint of a recipe."""

@@ -74,8 +74,8 @@ def render_baseline_card(
             f"- Size: {cost.params:,} parameters, {cost.checkpoint_bytes:,} bytes as float32 safetensors.",
             f"- Work: {cost.macs:,} MACs an image (counter fvcore), {cost.macs_thop:,} (counter thop).",
             f"- Peak activation memory: {cost.peak_activation_bytes:,} bytes as float32, at {cost.peak_activation_at}.",
-            f"- Images: {sizes}{lacking}. Data digest `{data_digest[:16]}`, split digest `{split_digest[:16]}`, recipe digest "
-            f"`{recipe_digest[:16]}`.",
+            f"- Images: {sizes}{lacking}. Data digest `{data_digest[:16]}`, split digest `{split_digest[:16]}`, recipe "
+            f"digest `{recipe_digest[:16]}`.",
             "",
             "## The images",
             "",

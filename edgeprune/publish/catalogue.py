@@ -120,8 +120,8 @@ def rebuild_catalogue(exports: Path) -> CatalogueUpdate:
     """List the bundles of a folder in its ``index.json``.
 
     Args:
-        exports: folder of bundles, each in a folder named after it; the one that a name stands for may be in a folder of
-            the name alone, such as ``person96``.
+        exports: folder of bundles, each in a folder named after it; the one that a name stands for may be in a
+            folder of the name alone, such as ``person96``.
 
     Raises:
         OSError: the file cannot be written; the old one stays.

@@ -19,8 +19,8 @@ def read_recipe(
 
     Args:
         path: YAML file.
-        data_path: replaces ``data.path`` (DATA= on the command line); the source stays if it is csv, hf or vww, else it is
-            imagefolder.
+        data_path: replaces ``data.path`` (DATA= on the command line); the source stays if it is csv, hf or vww, else
+            it is imagefolder.
         weights: replaces ``model.weights``.
         device: replaces ``export.device``.
 

@@ -51,7 +51,7 @@ class Storage:
         if there is not None:
             self._system.rm(self._at(name, _LIST))
         for file, digest in files.items():
-            if there is None:
+            if there is None or there.get(file) != digest:
                 self.write(f"{name}/{file}", (folder / file).read_bytes())
         self.write(f"{name}/{_LIST}", json.dumps(files, indent=2, sort_keys=True).encode())
         return True

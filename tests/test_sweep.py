@@ -322,6 +322,12 @@ def test_a_sweep_of_which_every_trial_failed_has_failed(project: Path, ask: Ask)
     assert "--retry-failed" in answer.err
 
 
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match="`search: tpe` needs the package optuna"):
+        propose_values(sweep_of(search="tpe"), 0, [])
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
@@ -343,6 +349,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.long
 def test_a_machine_without_the_projects_folder_works_through_the_storage(
     project: Path, file: SweepFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -368,12 +375,17 @@ def test_a_machine_without_the_projects_folder_works_through_the_storage(
     shared = open_storage(url)
     assert shared.names("models", "*") == ["models/tiny", "models/tiny-sweep-t000-s20", "models/tiny-sweep-t000-s40"]
     assert shared.names("runs", "*") == [f"runs/{event.run}"]
-    # On a third machine, both levels are there before anything is made.
+    # On a third machine, both levels are there before anything is made; so is the run, which was cut off at its end.
+    (tmp_path / "shared" / "runs" / event.run / "results.json").unlink()
+    listed = tmp_path / "shared" / "runs" / event.run / ".edgeprune-files.json"
+    files = json.loads(listed.read_text(encoding="utf-8"))
+    listed.write_text(json.dumps({name: files[name] for name in files if name != "results.json"}), encoding="utf-8")
     shutil.rmtree(elsewhere)
     elsewhere.mkdir()
     again = run_trial(Order(**order, storage=url), lambda level: told.append(level.level))
-    assert again.levels == event.levels
-    assert again.run == ""
+    assert told == ["s20", "s20", "s40"]
+    assert (again.levels, again.run) == (event.levels, event.run)
+    assert (tmp_path / "shared" / "runs" / event.run / "results.json").exists()
 
 
 # With Ray
@@ -398,7 +410,7 @@ def started(project: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(found: Callable[[], Any], *, seconds: float = 120) -> Any:
+def wait_for(found: Callable[[], Any], *, seconds: float = 240) -> Any:
     """What is found, once it is."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -438,17 +450,18 @@ def test_a_sweep_survives_an_interruption_another_machine_and_a_killed_worker(pr
     with started(project, "--storage", f"file://{shared}") as sweep:
         wait_for(lambda: [trial for trial in trials_of(shared).values() if trial["state"] in ended])
         os.killpg(sweep.pid, signal.SIGINT)
-        out, err = sweep.communicate(timeout=60)
+        out, err = sweep.communicate(timeout=120)
     assert sweep.returncode == 130
     assert err == "edgeprune: interrupted; what is finished stays, the same command goes on from there.\n"
-    wait_for(lambda: not processes_below(project), seconds=20)
+    wait_for(lambda: not processes_below(project), seconds=60)
     before = {name: trial for name, trial in trials_of(shared).items() if trial["state"] in ended}
     assert before
+    assert f"| {next(iter(before))} | " in (project / "runs" / "tiny-sweep" / "pareto.md").read_text(encoding="utf-8")
 
     with started(other, "--storage", f"file://{shared}", "--json") as sweep:
         running = wait_for(lambda: [trial for trial in trials_of(other).values() if trial["worker"]])
         os.kill(int(running[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
-        out, err = sweep.communicate(timeout=120)
+        out, err = sweep.communicate(timeout=300)
     assert (sweep.returncode, err) == (0, "")
     values, after = json.loads(out), trials_of(other)
     states = {trial["name"][-1]: trial["state"] for trial in values["trials"]}
@@ -467,4 +480,4 @@ def test_a_sweep_survives_an_interruption_another_machine_and_a_killed_worker(pr
         for made in trial["levels"]:
             assert (other / "models" / f"{name}-{made['level']}" / "model.safetensors").exists()
     assert len([path for path in (other / "models").iterdir() if path.name == "tiny" or "base" in path.name]) == 1
-    wait_for(lambda: not processes_below(other), seconds=20)
+    wait_for(lambda: not processes_below(other), seconds=60)

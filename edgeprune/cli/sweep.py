@@ -1,5 +1,6 @@
 """``edgeprune sweep``: many recipes at once, on this machine or on a Ray cluster."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from edgeprune.cli.console import make_table, open_reporter, print_json, show_table
 from edgeprune.cli.options import DataOption, JsonOption, open_workspace
+from edgeprune.distributed import join_team
 from edgeprune.errors import EdgepruneError
 
 if TYPE_CHECKING:
@@ -40,9 +42,11 @@ def sweep(
     from edgeprune.pipeline.sweep import run_sweep
     from edgeprune.pipeline.sweep_table import table_values
 
-    with open_reporter(quiet=as_json) as reporter:
+    # Unpruned networks that are missing are trained in this process, on the best device it has.
+    with open_reporter(quiet=as_json) as reporter, join_team() as team:
+        workspace = replace(open_workspace(), team=team)
         summary = run_sweep(
-            values, open_workspace(), reporter, address=ray_address, storage=storage, retry_failed=retry_failed
+            values, workspace, reporter, address=ray_address, storage=storage, retry_failed=retry_failed
         )
     if as_json:
         print_json(

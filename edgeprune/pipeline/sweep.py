@@ -69,18 +69,24 @@ def run_sweep(
     with hold_lock(store.folder / ".lock", wait=False):
         course = SweepCourse(file, workspace, reporter, store, shared, retry_failed=retry_failed)
         made = course.has_more
-        if made:
-            course.prepare()
-            resources = file.sweep.resources
-            with (
-                open_crew(address=address, cpus=resources.cpus, gpus=resources.gpus) as crew,
-                reporter.track(file.sweep.name) as progress,
-            ):
-                while course.start_trials(crew) or crew.busy:
-                    progress(course.ended, file.sweep.count)
-                    course.handle(crew, *crew.wait())
-        trials = course.trials
-        table = write_tables(store.folder, file.sweep, trials)
+        try:
+            if made:
+                course.prepare()
+                _run_trials(course, file, reporter, address=address)
+        finally:
+            # An interrupted sweep too has a table of what it came to so far.
+            table = write_tables(store.folder, file.sweep, course.trials)
         if shared is not None and made:
             push_sweep(shared, workspace, store)
-    return SweepSummary(folder=store.folder, trials=trials, table=table, made=made)
+    return SweepSummary(folder=store.folder, trials=course.trials, table=table, made=made)
+
+
+def _run_trials(course: SweepCourse, file: SweepFile, reporter: Reporter, *, address: str | None) -> None:
+    resources = file.sweep.resources
+    with (
+        open_crew(address=address, cpus=resources.cpus, gpus=resources.gpus) as crew,
+        reporter.track(file.sweep.name) as progress,
+    ):
+        while course.start_trials(crew) or crew.busy:
+            progress(course.ended, file.sweep.count)
+            course.handle(crew, *crew.wait())

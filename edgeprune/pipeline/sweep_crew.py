@@ -26,7 +26,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _ANSWER_SECONDS = 5
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU of its own sees none
     "RAY_DISABLE_IMPORT_WARNING": "1",
     # As edgeprune's command line has it: workers are processes of their own.
     "GOMP_SPINCOUNT": "30000",

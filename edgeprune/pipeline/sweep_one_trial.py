@@ -8,11 +8,13 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from edgeprune.distributed import join_team
 from edgeprune.errors import InputError
+from edgeprune.files import digest_json
 from edgeprune.pipeline.baseline import Baseline, make_baseline, open_baseline
 from edgeprune.pipeline.bounds import choose_bounds
 from edgeprune.pipeline.budgets import prune_to_budget
@@ -27,6 +29,8 @@ from edgeprune.recipe import Recipe
 from edgeprune.schedule import level_id, plan_steps
 from edgeprune.storage import Storage, open_storage
 from edgeprune.zoo import load_checkpoint
+
+_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,8 @@ class _Trial:
                 split_peak=recipe.quantise.split_peak,
             )
             if self._storage is not None:
+                # The run first: with all of its levels there and no run to close, another machine would have none.
+                push_runs(self._storage, self._workspace, recipe.name)
                 push_network(self._storage, self._workspace, folder)
             self._told[record.level] = TrialLevel(
                 level=record.level,
@@ -166,8 +172,12 @@ def run_trial(order: Order, tell: Callable[[TrialLevel], None]) -> Event:
     Raises:
         EdgepruneError: the recipe cannot be run, or this machine does not see the project.
     """
+    with join_team() as team:
+        return _run(order, tell, replace(_find_workspace(order), team=team))
+
+
+def _run(order: Order, tell: Callable[[TrialLevel], None], workspace: TrialWorkspace) -> Event:
     recipe, bounds = choose_bounds(order.recipe, typed=None, device=None, target=None)
-    workspace = _find_workspace(order)
     storage = open_storage(order.storage) if order.storage else None
     # Recipes name images, teachers and networks of one's own relative to the project.
     os.chdir(workspace.root)
@@ -192,7 +202,7 @@ def run_trial(order: Order, tell: Callable[[TrialLevel], None]) -> Event:
     journal = workspace.journal.read_text(encoding="utf-8") if workspace.journal.is_file() else ""
     if storage is not None:
         push_network(storage, workspace, workspace.baseline_folder(recipe))
-        push_runs(storage, workspace, recipe.name)
+        push_runs(storage, workspace, recipe.name)  # a run that only had to be closed
     return Event(
         kind="end",
         reason=reason,
@@ -211,6 +221,8 @@ def _find_workspace(order: Order) -> TrialWorkspace:
                 f"{platform.node()} does not see {order.root}, the folder of the project.",
                 "a folder that all machines share, or --storage",
             )
-        root = Path(tempfile.gettempdir()) / f"edgeprune-{os.getuid()}" / order.sweep
+        # Another project may have a sweep of that name, and networks of the same names.
+        place = f"{order.sweep}-{digest_json([order.storage, order.mark])[:_DIGITS]}"
+        root = Path(tempfile.gettempdir()) / f"edgeprune-{os.getuid()}" / place
         root.mkdir(parents=True, exist_ok=True)
     return TrialWorkspace(root, trial_journal=TrialStore(root / "runs" / order.sweep).journal(order.recipe.name))

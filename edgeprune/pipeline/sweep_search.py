@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgeprune.errors import MissingExtraError
 from edgeprune.recipe.space import Dimension, Sweep
 
 # Draws of a trial before a finite space counts as used up.
@@ -87,13 +88,11 @@ def _ask_tpe(sweep: Sweep, seed: int, known: Sequence[Known]) -> Values:
         Bergstra, Bardenet, Bengio, Kégl 2011, "Algorithms for Hyper-Parameter Optimization"; Ozaki, Tanigaki, Watanabe,
         Nomura, Onishi 2022, "Multiobjective Tree-Structured Parzen Estimator".
     """
-    import optuna
-    from optuna.distributions import (
-        BaseDistribution,
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise MissingExtraError("search: tpe", "cluster", "optuna") from None
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.trial import TrialState, create_trial
 
     distributions: dict[str, BaseDistribution] = {}

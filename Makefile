@@ -94,7 +94,8 @@ layers: setup ## which part may import which: the contracts in pyproject.toml
 	$(BIN)/lint-imports --no-logo
 
 test: setup ## every test but the long ones, a file on each core
-	$(BIN)/python -m pytest $(on_each_core) -m 'not long'
+	$(BIN)/python -m pytest $(on_each_core) -m 'not long and not timed'
+	$(BIN)/python -m pytest tests -m 'timed and not long'
 
 test-long: setup ## the long tests: many networks, kill loops, large data
 	$(BIN)/python -m pytest $(on_each_core) -m long

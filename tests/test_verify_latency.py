@@ -15,6 +15,8 @@ from edgeprune.results import LatencyComparison
 from edgeprune.verify import check_latency, compare_latency
 from edgeprune.zoo import NetworkSpec, build_network, read_channels, resize_channels
 
+pytestmark = pytest.mark.timed
+
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 96, 96), dtype=np.float32)
 
 

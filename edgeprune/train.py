@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,8 +116,11 @@ def train_baseline(
 
 
 def _require_labels(train: PackedSplit) -> None:
-    unlabelled = int((train.labels < 0).sum())
-    if unlabelled and train.soft is None:
+    lacking = train.labels < 0
+    if train.soft is not None:
+        lacking = lacking & np.isnan(train.soft).any(axis=1)
+    unlabelled = int(lacking.sum())
+    if unlabelled:
         raise InputError(
             f"{unlabelled:,} of {len(train.labels):,} training images have no label, and there is no teacher.",
             "`teacher: path.tflite` and `train: {alpha: 0.7}` in the recipe, or leave these images out of the list",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError
-from edgeprune.recipe.sections import ActivationsSection, Recipe
+from edgeprune.recipe.pruning_sections import ActivationsSection
+from edgeprune.recipe.sections import Recipe
 from edgeprune.zoo import (
     Checkpoint,
     NetworkSpec,

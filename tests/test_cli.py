@@ -122,6 +122,11 @@ def test_wrong_usage_is_bad_input_and_names_the_help(ask: Ask, tmp_path: Path, a
     assert "--help" in error
 
 
+def test_processes_that_would_all_write_are_refused(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "`train` and `prune` only, not `export`" in ask("export", at=tmp_path).refusal()
+
+
 # Values
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgeprune.data import UNLABELLED, Dataset, HubOptions, load_dataset
 from edgeprune.errors import InputError, MissingExtraError
-from edgeprune.recipe.sections import DataSection
+from edgeprune.recipe.training_sections import DataSection
 
 WAKE_VISION = HubOptions(label_column="person", classes=("nobody", "person"), train_split="train_quality")
 

@@ -158,6 +158,18 @@ def test_images_without_labels_need_a_teacher(dataset: Dataset, tiny_network: nn
         train(tiny_network(), unlabelled)  # type: ignore[operator]
 
 
+def test_soft_labels_teach_where_no_label_does(dataset: Dataset, tiny_network: nn.Module) -> None:
+    """As a list gives them: the weights are of the labels, and there are none. They say the opposite of the truth."""
+    n = len(dataset.train.labels)
+    contrary = np.eye(2, dtype=np.float32)[1 - dataset.train.labels]
+    unlabelled = dataset_with(dataset, np.full(n, -1))
+    soft = replace(unlabelled.train, soft=contrary, weights=np.zeros(n, np.float32))
+    assert train(tiny_network(), replace(unlabelled, train=soft)) < 0.3  # type: ignore[operator]
+    contrary[::4] = np.nan
+    with pytest.raises(InputError, match="24 of 96 training images have no label"):
+        train(tiny_network(), replace(unlabelled, train=soft))  # type: ignore[operator]
+
+
 def test_a_teacher_teaches_what_has_no_label(dataset: Dataset, tiny_network: nn.Module) -> None:
     """It says the opposite of the truth, and no label contradicts it."""
     labels = np.full_like(dataset.train.labels, -1)

@@ -44,6 +44,12 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    # Of many processes each would write the same files.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in {"train", "prune"}:
+        raise InputError(
+            f"Several processes share `train` and `prune` only, not `{arguments[0]}`.",
+            "the same command without torchrun",
+        )
     # Not `app()`, which answers an interruption by returning and a closed pipe by exit code 1.
     command = typer.main.get_command(app)
     try:

@@ -14,7 +14,9 @@ def is_plainly_labelled(split: PackedSplit) -> bool:
 
 
 def label_shares(split: PackedSplit, classes: int) -> Tensor:
-    """Shares of the classes times the weight of each image: rows of images without a label are zero.
+    """Shares of the classes times the weight of each label; rows of images without any label are zero.
+
+    A soft label that stands alone weighs 1: the weights are of the labels.
 
     Args:
         split: n images.
@@ -29,7 +31,8 @@ def label_shares(split: PackedSplit, classes: int) -> Tensor:
         soft = torch.from_numpy(np.array(split.soft, dtype=np.float32))
         shares = torch.where(soft.isnan(), shares, soft)
     if split.weights is not None:
-        shares = shares * torch.from_numpy(np.array(split.weights, dtype=np.float32)).unsqueeze(1)
+        weights = torch.from_numpy(np.array(split.weights, dtype=np.float32)).unsqueeze(1)
+        shares = torch.where((labels >= 0).unsqueeze(1), shares * weights, shares)
     return shares
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edgeprune.errors import InputError
 from edgeprune.recipe.reading import read_recipe
-from edgeprune.recipe.sections import Count, NotNegative, Recipe, Section
+from edgeprune.recipe.section import Count, NotNegative, Section
+from edgeprune.recipe.sections import Recipe
 from edgeprune.recipe.yaml_dialect import StrictDumper, StrictLoader
 
 Cost = Literal["macs", "params", "int8_bytes"]

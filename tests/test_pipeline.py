@@ -29,6 +29,8 @@ from edgeprune.pipeline import (
     prune_to_schedule,
 )
 from edgeprune.pipeline.candidates import describe_level
+from edgeprune.pipeline.finished import open_level
+from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.verify.bundle import verify_bundle
@@ -243,6 +245,24 @@ def test_a_budget_makes_a_level_that_meets_it(pruned: Path, tmp_path: Path) -> N
     gates = {gate.name: gate for gate in bundle.verdict.gates}
     assert gates["budget_macs"].figure == made.record.cost.macs
     assert gates["budget_params"].passed
+
+
+def test_a_budget_may_take_more_epochs_than_the_steps_before_it(pruned: Path, tmp_path: Path) -> None:
+    """Levels on the way are what they were, however long the last cut is recovered."""
+    root = copied(pruned, tmp_path / "project")
+    workspace = Workspace(root)
+    before = load_record(root / "models" / "tiny-s60" / RECORD, LevelRecord)
+    assert before is not None
+    budget = parse_budget(f"macs={before.cost.macs * 4 // 5}")
+    for epochs in (3, 4):
+        recipe = recipe_of(root, recover={"budget_epochs": epochs})
+        made = prune_to_budget(recipe, workspace, SilentReporter(), budget=budget, target=0.6)
+        assert len(made.record.epochs) == epochs > recipe.recover.epochs
+        assert made.record.inputs.parent == before.weights
+        assert load_record(root / "models" / "tiny-s60" / RECORD, LevelRecord) == before
+        assert prune_to_budget(recipe, workspace, SilentReporter(), budget=budget, target=0.6).up_to_date
+        baseline = open_baseline(recipe, workspace, SilentReporter())
+        assert open_level(recipe, workspace, baseline, budget.level, None, budget=budget)[1] == made.record
 
 
 @pytest.mark.long

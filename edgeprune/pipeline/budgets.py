@@ -19,7 +19,7 @@ from edgeprune.pipeline.levels import enter_journal, prune_to_schedule, stop_thr
 from edgeprune.pipeline.one_level import Cut, Source, level_seed, make_level
 from edgeprune.pipeline.planning import count_groups, score_groups
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
-from edgeprune.pipeline.settings import recovery_digest
+from edgeprune.pipeline.settings import for_budget, recovery_digest
 from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.pipeline.teaching import teacher_path
@@ -85,6 +85,7 @@ def prune_to_budget(
         prune_to_schedule(recipe, workspace, reporter, target=target)
         open_level(recipe, workspace, baseline, level_id(target), target)
         parent = Source(level_id(target), workspace.level_folder(recipe, level_id(target)))
+    recipe = for_budget(recipe)
     level = budget.level
     follows_parent = recipe.recover.teacher == "previous"
     teacher = parent if follows_parent else Source("teacher", teacher_path(recipe, workspace))

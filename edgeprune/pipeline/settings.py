@@ -21,6 +21,14 @@ def training_digest(recipe: Recipe) -> str:
     return data_digest(recipe, "augment", "train", *_teacher_section(asked=recipe.train.alpha > 0))
 
 
+def for_budget(recipe: Recipe) -> Recipe:
+    """The recipe as the level of a budget is made by it."""
+    recover = recipe.recover
+    return recipe.model_copy(
+        update={"recover": recover.model_copy(update={"epochs": recover.budget_epochs or recover.epochs})}
+    )
+
+
 def recovery_digest(recipe: Recipe) -> str:
     """Digest of what pruning one level reads from the recipe; the schedule and the limits only choose among levels."""
     schedule = {
@@ -35,7 +43,7 @@ def recovery_digest(recipe: Recipe) -> str:
         update={
             "prune": recipe.prune.model_copy(update=schedule),
             # Where the teacher lies does not matter; who it is stands in the level's inputs.
-            "recover": recipe.recover.model_copy(update={"teacher": ""}),
+            "recover": recipe.recover.model_copy(update={"teacher": "", "budget_epochs": None}),
         }
     )
     asked = _teacher_section(asked=recipe.recover.teacher == "file")

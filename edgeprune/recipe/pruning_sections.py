@@ -134,6 +134,9 @@ class RecoverSection(Section):
     labelled_share: Annotated[float, Field(ge=0, lt=1)] = later(
         0.0, description="repeat labelled images until they are this share of an epoch, all classes equally often"
     )
+    budget_epochs: Count | None = later(
+        None, description="epochs after the cut to a budget, which is often deeper than a step; unset: epochs"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     feature_weight: NotNegative = Field(
         0.0, description="weight of attention transfer: blocks shall look where the teacher's look"

@@ -386,6 +386,11 @@ def test_a_machine_without_the_projects_folder_works_through_the_storage(
     assert told == ["s20", "s20", "s40"]
     assert (again.levels, again.run) == (event.levels, event.run)
     assert (tmp_path / "shared" / "runs" / event.run / "results.json").exists()
+    # On a fourth one nothing is left to do. Whoever asked may never have heard of the end, so it is told whole.
+    shutil.rmtree(elsewhere)
+    elsewhere.mkdir()
+    last = run_trial(Order(**order, storage=url), lambda level: told.append(level.level))
+    assert (last.levels, last.journal) == (event.levels, event.journal)
 
 
 # With Ray

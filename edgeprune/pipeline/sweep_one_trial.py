@@ -21,7 +21,7 @@ from edgeprune.pipeline.budgets import prune_to_budget
 from edgeprune.pipeline.finished import finished_levels, open_level
 from edgeprune.pipeline.levels import prune_to_schedule
 from edgeprune.pipeline.records import LevelRecord
-from edgeprune.pipeline.sweep_share import pull_network, pull_trial, push_network, push_runs
+from edgeprune.pipeline.sweep_share import pull_journal, pull_network, pull_trial, push_network, push_runs
 from edgeprune.pipeline.sweep_trials import TrialLevel, TrialStore, hold_lock
 from edgeprune.pipeline.workspace import Progress, Workspace
 from edgeprune.plan.cost_model import trace_costs
@@ -184,6 +184,7 @@ def _run(order: Order, tell: Callable[[TrialLevel], None], workspace: TrialWorks
     if storage is not None:
         pull_network(storage, workspace, workspace.baseline_folder(recipe))
         pull_trial(storage, workspace, recipe.name)
+        pull_journal(storage, workspace)
     trial = _Trial(recipe, workspace, storage)
     reporter = _LevelReporter(trial, tell)
     # Another trial of this machine may want the same unpruned network.

@@ -25,9 +25,24 @@ def pull_network(storage: Storage, workspace: Workspace, folder: Path) -> None:
 
 
 def push_runs(storage: Storage, workspace: Workspace, trial: str) -> None:
-    """Send the run directories of a trial."""
+    """Send the run directories of a trial, after its journal: a run that has ended is entered nowhere any more.
+
+    Args:
+        storage: where to.
+        workspace: of the trial, whose journal is the trial's own.
+        trial: name.
+    """
+    if workspace.journal.is_file():
+        storage.write(_name(workspace, workspace.journal), workspace.journal.read_bytes())
     for run in sorted(workspace.runs.glob(_RUNS.format(trial))):
         storage.push_folder(run, _name(workspace, run))
+
+
+def pull_journal(storage: Storage, workspace: Workspace) -> None:
+    """Fetch a trial's own journal, unless it is here."""
+    content = storage.read(_name(workspace, workspace.journal))
+    if content is not None and not workspace.journal.exists():
+        write_atomic(workspace.journal, content)
 
 
 def pull_trial(storage: Storage, workspace: Workspace, trial: str) -> None:

@@ -3,7 +3,6 @@
 The one place that knows torch-pruning: it tells which layers share which channels; cutting them is our own.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from torch import nn
 from torch_pruning.ops import OPTYPE
 
 from edgeprune.errors import InputError
+from edgeprune.zoo import copy_structure
 
 Side = Literal["out", "in"]
 
@@ -97,28 +97,28 @@ class DependencyGraph:
     """torch-pruning's graph over a private copy of a network, asked by module name.
 
     Args:
-        network: copied, not changed.
-        image_size: height and width of the input that is traced, pixels.
+        network: not changed; its weights are shared, not copied.
+        image_size: height and width of its input, pixels.
 
     Raises:
         InputError: torch-pruning cannot trace the network.
 
     Attributes:
         network: the private copy, in evaluation mode.
+        pixels: height and width of the input that was traced: fewer than ``image_size`` where the network takes them.
     """
 
     def __init__(self, network: nn.Module, *, image_size: int) -> None:
-        self.network = copy.deepcopy(network).eval()
+        self.network = copy_structure(network)
+        self.pixels = _least_pixels(self.network, image_size)
         self._modules = dict(self.network.named_modules())
         self._names: dict[Any, str] = {module: name for name, module in self._modules.items()}
         self._parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
         self._graph: Any = torch_pruning.DependencyGraph()
-        example = torch.zeros(1, 3, image_size, image_size)
+        example = torch.zeros(1, 3, self.pixels, self.pixels)
         with warnings.catch_warnings(), torch.enable_grad():
             # It warns of parameters that no module owns (ConvNeXt's layer scale), whose channels are left alone here.
             warnings.simplefilter("ignore")
-            for parameter in self.network.parameters():
-                parameter.requires_grad_(True)
             try:
                 self._graph.build_dependency(self.network, example)
             except Exception as error:
@@ -251,10 +251,23 @@ class DependencyGraph:
 
 # Images, channels, height, width.
 _MAP_DIMENSIONS = 4
+# Which channels belong together does not depend on how many pixels there are, and these are seen in no time.
+_FEW_PIXELS = 32
 
 # What joins or divides channels of several layers; torch-pruning tells sums from products by autograd's names only.
 _JOINTS = (OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.OUTPUT)
 _SUMS = ("AddBackward", "SubBackward")
+
+
+def _least_pixels(network: nn.Module, image_size: int) -> int:
+    if image_size <= _FEW_PIXELS:
+        return image_size
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, _FEW_PIXELS, _FEW_PIXELS))
+    except (RuntimeError, AssertionError, ValueError):
+        return image_size  # a flattened map that a linear layer counts on, or a map that pooling leaves nothing of
+    return _FEW_PIXELS
 
 
 def _makes_channels(module: nn.Module) -> bool:

@@ -10,12 +10,12 @@ from torch import nn
 from edgeprune.dependencies import ChannelGroup, Coupling, DependencyGraph
 from edgeprune.errors import InputError
 from edgeprune.masking import cut_groups, masked
-from edgeprune.zoo import cut_channels
+from edgeprune.zoo import copy_structure, cut_in_place
 
-# Float64 networks of a hundred layers agree to 1e-10; a channel taken for another one shows at 1e-4 and above.
-TRIAL_TOLERANCE = 1e-7
-# Which channels belong together does not depend on how many pixels there are, and 32 are seen in no time.
-_TRIAL_PIXELS = 32
+# A cut network may differ from the masked one by this share of what the cut itself changes; a channel taken for another
+# one changes as much as the cut does. Where that is too little to be seen, float64 agrees to this share of the answer.
+_SHARE_OF_EFFECT = 1e-4
+_SHARE_OF_ANSWER = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def take_census(
             left_alone[coupling.group.layer] = reason
         else:
             groups.append(coupling.group)
-    failures = _try_cuts(graph.network, groups, image_size)
+    failures = _try_cuts(network, graph, groups)
     left_alone |= failures
     groups = [group for group in groups if group.layer not in failures]
     if not groups:
@@ -119,20 +119,24 @@ def _reason_to_stay(coupling: Coupling, modules: dict[str, nn.Module], *, scope:
     return ""
 
 
-def _try_cuts(network: nn.Module, groups: Sequence[ChannelGroup], image_size: int) -> dict[str, str]:
-    """Groups whose cut network does not compute what the masked one does, each with a reason.
+def _try_cuts(network: nn.Module, graph: DependencyGraph, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+    """Groups whose cut network does not compute what the masked one does, each with a reason; uses the graph up.
 
-    All are tried at once; only where that fails are they tried one by one.
+    All are tried at once, in float32. What does not show there is tried in float64, and then one by one.
     """
-    network = network.double()
-    image_size = _trial_size(network, image_size)
-    problem = _try_cut(network, groups, image_size) if groups else ""
+
+    def try_again(tried: Sequence[ChannelGroup]) -> str:
+        return _try_cut(copy_structure(network).double(), tried, graph.pixels)
+
+    if not groups or not _try_cut(graph.network, groups, graph.pixels):
+        return {}
+    problem = try_again(groups)
     if not problem:
         return {}
-    single = {group.layer: _try_cut(network, [group], image_size) for group in groups}
+    single = {group.layer: try_again([group]) for group in groups}
     failures = {layer: reason for layer, reason in single.items() if reason}
     rest = [group for group in groups if group.layer not in failures]
-    if not failures or _try_cut(network, rest, image_size):
+    if not failures or try_again(rest):
         raise InputError(
             f"The groups of this network cannot be cut together ({problem}).",
             "prune.protect with the names of the modules that count on their channels",
@@ -140,31 +144,23 @@ def _try_cuts(network: nn.Module, groups: Sequence[ChannelGroup], image_size: in
     return failures
 
 
-def _trial_size(network: nn.Module, image_size: int) -> int:
-    if image_size <= _TRIAL_PIXELS:
-        return image_size
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, _TRIAL_PIXELS, _TRIAL_PIXELS, dtype=torch.double))
-    except (RuntimeError, AssertionError, ValueError):
-        return image_size  # a flattened map that a linear layer counts on, or a map that pooling leaves nothing of
-    return _TRIAL_PIXELS
-
-
-def _try_cut(network: nn.Module, groups: Sequence[ChannelGroup], image_size: int) -> str:
-    """Cut the first unit of each group; returns what is wrong, or an empty string."""
+def _try_cut(network: nn.Module, groups: Sequence[ChannelGroup], pixels: int) -> str:
+    """Cut the first unit of each group, in place; returns what is wrong, or an empty string."""
     gone = {group.layer: range(group.unit) for group in groups}
-    image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    image = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+    image = image.to(next(network.parameters()).dtype)
     made, read = cut_groups(groups, gone)
-    try:
-        small = cut_channels(network, made=made, read=read)
-        with torch.no_grad():
-            answer = small(image)
-    except (RuntimeError, ValueError, IndexError, InputError) as error:
-        reason = " ".join(str(error).split())
-        return f"the network does not run with fewer of them: {reason}"
-    with torch.no_grad(), masked(network, groups, gone):
-        wanted = network(image)
-    if not float((answer - wanted).abs().max()) <= TRIAL_TOLERANCE * float(wanted.abs().max()):
+    with torch.no_grad():
+        whole = network(image)
+        with masked(network, groups, gone):
+            wanted = network(image)
+        try:
+            cut_in_place(network, made=made, read=read)
+            answer = network(image)
+        except (RuntimeError, ValueError, IndexError, InputError) as error:
+            reason = " ".join(str(error).split())
+            return f"the network does not run with fewer of them: {reason}"
+    effect, size = (float(difference.abs().max()) for difference in (whole - wanted, wanted))
+    if not float((answer - wanted).abs().max()) <= _SHARE_OF_EFFECT * effect + _SHARE_OF_ANSWER * size:
         return "the network without one of them does not compute what it does with that one at zero"
     return ""

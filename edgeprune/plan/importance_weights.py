@@ -69,18 +69,22 @@ def score_gammas(
 
 
 def _criterion(network: nn.Module, member: GroupMember, importance: str) -> np.ndarray:
-    slices = _finite(channel_slices(network.get_submodule(member.layer), member.side), member, importance)
+    slices = channel_slices(network.get_submodule(member.layer), member.side)
     indices = list(member.indices)
-    rest = tuple(range(1, slices.dim()))
-    match importance:
-        case "l1_norm":
-            values = slices.abs().mean(dim=rest)[indices]
-        case "l2_norm":
-            values = slices.square().mean(dim=rest).sqrt()[indices]
-        case "lamp":
-            values = _lamp(slices.square().sum(dim=rest))[indices]
-        case _:
-            values = _mean_distances(slices.flatten(1), member)
+    if importance == "fpgm":
+        values = _mean_distances(_finite(slices, member, importance).flatten(1), member)
+    else:
+        order = 1 if importance == "l1_norm" else 2
+        # Of finite float32 numbers, float64 holds every norm: one that is not finite tells of a weight that is not.
+        norms = _finite(torch.linalg.vector_norm(slices, order, dim=tuple(range(1, slices.dim()))), member, importance)
+        weights = slices[0].numel()
+        match importance:
+            case "l1_norm":
+                values = norms[indices] / weights
+            case "l2_norm":
+                values = norms[indices] / weights**0.5
+            case _:
+                values = _lamp(norms.square())[indices]
     scores: np.ndarray = values.numpy()
     return scores
 

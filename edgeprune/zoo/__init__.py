@@ -5,7 +5,7 @@
 - ``save_checkpoint`` and ``load_checkpoint`` keep it, pruned or not, as architecture.json and model.safetensors.
 - ``with_early_relu`` gives a checkpoint cheaper activations where memory peaks; ``use_early_relu`` a network.
 - ``resize_channels`` gives modules other channel counts; ``read_channels`` reads them.
-- ``cut_channels`` gives a copy without some channels, by index.
+- ``cut_channels`` gives a copy without some channels, by index; ``cut_in_place`` takes them from the network itself.
 - ``torchvision_models`` imports torchvision beside a CPU-only torch.
 """
 
@@ -20,7 +20,7 @@ from edgeprune.zoo.checkpoint import (
     save_checkpoint,
     with_early_relu,
 )
-from edgeprune.zoo.cutting import cut_channels
+from edgeprune.zoo.cutting import copy_structure, cut_channels, cut_in_place
 from edgeprune.zoo.same_padding import SameConv2d
 from edgeprune.zoo.torchvision_import import torchvision_models
 from edgeprune.zoo.weights import InitialWeights, load_initial_weights
@@ -34,7 +34,9 @@ __all__ = [
     "build_network",
     "check_network",
     "checkpoint_digest",
+    "copy_structure",
     "cut_channels",
+    "cut_in_place",
     "is_checkpoint",
     "list_blocks",
     "load_checkpoint",

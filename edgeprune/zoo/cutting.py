@@ -24,19 +24,46 @@ def cut_channels(
     Returns:
         A smaller network, in the mode and of the precision of the one given.
     """
-    names = sorted({**made, **read})
-    whole = {name: network.get_submodule(name).state_dict(keep_vars=True) for name in names}
+    names = {**made, **read}
     # What is replaced anyway is not copied before; weights that another layer shares are.
     named = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
-    shared = {id(tensor) for name, tensor in named if name.rpartition(".")[0] not in whole}
-    replaced = {id(tensor): tensor for state in whole.values() for tensor in state.values()}
+    shared = {id(tensor) for name, tensor in named if name.rpartition(".")[0] not in names}
+    replaced = {id(tensor): tensor for name in names for tensor in _tensors(network, name).values()}
     small = copy.deepcopy(network, memo={key: tensor for key, tensor in replaced.items() if key not in shared})
-    lost = {name: (sorted(set(made.get(name, ()))), sorted(set(read.get(name, ())))) for name in names}
-    resize_channels(small, {name: _counts_after(small.get_submodule(name), *lost[name]) for name in names})
-    for name in names:
-        state = {key: _without(tensor.detach(), *lost[name]) for key, tensor in whole[name].items()}
-        small.get_submodule(name).load_state_dict(state, assign=True)
+    _cut(small, made, read, copies=True)
     return small
+
+
+def cut_in_place(
+    network: nn.Module, *, made: Mapping[str, Collection[int]], read: Mapping[str, Collection[int]]
+) -> None:
+    """As ``cut_channels``, but the network itself becomes smaller; its weights may be views of what they were."""
+    _cut(network, made, read, copies=False)
+
+
+def copy_structure(network: nn.Module) -> nn.Module:
+    """A copy whose parameters share memory with the network's, for looking at and cutting; in evaluation mode."""
+    memo = {id(weight): nn.Parameter(weight.detach()) for weight in network.parameters()}
+    return copy.deepcopy(network, memo=dict(memo)).eval()
+
+
+def _cut(
+    network: nn.Module, made: Mapping[str, Collection[int]], read: Mapping[str, Collection[int]], *, copies: bool
+) -> None:
+    lost = {name: (sorted(set(made.get(name, ()))), sorted(set(read.get(name, ())))) for name in {**made, **read}}
+    left = {
+        name: {key: _without(tensor, *lost[name], copies=copies) for key, tensor in _tensors(network, name).items()}
+        for name in lost
+    }
+    counts = {name: _counts_after(network.get_submodule(name), *lost[name]) for name in lost}
+    with torch.device("meta"):  # zeros would only be written to be replaced
+        resize_channels(network, counts)
+    for name, state in left.items():
+        network.get_submodule(name).load_state_dict(state, assign=True)
+
+
+def _tensors(network: nn.Module, layer: str) -> dict[str, Tensor]:
+    return network.get_submodule(layer).state_dict(keep_vars=True)
 
 
 def _counts_after(module: nn.Module, made: list[int], read: list[int]) -> Channels:
@@ -56,11 +83,16 @@ def _counts_after(module: nn.Module, made: list[int], read: list[int]) -> Channe
     }
 
 
-def _without(tensor: Tensor, rows: list[int], columns: list[int]) -> Tensor:
-    whole = tensor
+def _without(tensor: Tensor, rows: list[int], columns: list[int], *, copies: bool) -> Tensor:
+    whole = left = tensor.detach()
     for axis, gone in ((0, rows), (1, columns)):
-        if gone and tensor.ndim > axis:
-            kept = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+        if not gone or whole.ndim <= axis:
+            continue
+        if gone[-1] == len(gone) - 1:  # the first ones, as in a trial: what is left is a view
+            left = left.narrow(axis, len(gone), left.shape[axis] - len(gone))
+        else:
+            kept = torch.ones(left.shape[axis], dtype=torch.bool, device=left.device)
             kept[gone] = False
-            tensor = tensor.index_select(axis, kept.nonzero().flatten())
-    return whole.clone() if tensor is whole else tensor
+            left = left.index_select(axis, kept.nonzero().flatten())
+    shared = left.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    return left.clone() if copies and shared else left

@@ -247,6 +247,19 @@ def test_a_budget_makes_a_level_that_meets_it(pruned: Path, tmp_path: Path) -> N
     assert gates["budget_params"].passed
 
 
+def test_a_network_that_nobody_can_prune_is_not_trained(tmp_path: Path) -> None:
+    write_recipe(
+        tmp_path / "tiny.yaml",
+        make_images(tmp_path / "images"),
+        model={"network": "shufflenet_v2_x0_5", "weights": "none"},
+    )
+    listener = Listener()
+    with pytest.raises(InputError, match="shuffled channels"):
+        make_baseline(read_recipe(tmp_path / "tiny.yaml"), Workspace(tmp_path), listener)
+    assert not any("epoch" in line for line in listener.lines)
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_budget_may_take_more_epochs_than_the_steps_before_it(pruned: Path, tmp_path: Path) -> None:
     """Levels on the way are what they were, however long the last cut is recovered."""
     root = copied(pruned, tmp_path / "project")

@@ -15,6 +15,7 @@ from edgeprune.errors import InputError
 from edgeprune.evaluation import DIVERGED, evaluate_network
 from edgeprune.files import digest_file, digest_json, staged_folder, write_atomic
 from edgeprune.learning import EpochRecord, Unfinished
+from edgeprune.pipeline.planning import count_groups
 from edgeprune.pipeline.records import (
     RECORD,
     BaselineRecord,
@@ -146,7 +147,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         The record, and whether anything was trained.
 
     Raises:
-        InputError: the data, the network's name or the initial weights cannot be used.
+        InputError: the data, the network's name or the initial weights cannot be used, or the network cannot be pruned.
     """
     folder = workspace.baseline_folder(recipe)
     dataset = open_dataset(recipe, workspace, reporter)
@@ -172,6 +173,7 @@ def make_baseline(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> t
         torch.manual_seed(recipe.seed)
         network = build_network(spec)
     check_network(network, spec)
+    count_groups(recipe, network)  # what nobody can prune is refused now, not after hours of training
     initial = load_initial_weights(network, spec=spec, weights=recipe.model.weights)
     reporter.say(f"Initial weights: {initial.description}")
     mean, std = recipe.data.mean, recipe.data.std

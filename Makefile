@@ -108,8 +108,9 @@ format: setup ## format, and mend what ruff can mend
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .
 
-clean: ## remove what can be made again: caches, levels, exports. Never runs/, JOURNAL.md or a baseline
-	rm -rf exports models/*-s[0-9][0-9] models/*-s[0-9][0-9]_[0-9]* models/*-b-[0-9a-f]* models/*-compact models/*-dense models/*-sensitivity models/*-latency .cache build dist *.egg-info
+clean: ## remove what can be made again: caches, levels, exports. Never runs/, JOURNAL.md, a baseline or the shipped bundle
+	test ! -d exports || find exports -mindepth 1 -maxdepth 1 ! -name person96 -exec rm -rf {} +
+	rm -rf models/*-s[0-9][0-9] models/*-s[0-9][0-9]_[0-9]* models/*-b-[0-9a-f]* models/*-compact models/*-dense models/*-sensitivity models/*-latency .cache build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find edgeprune tests tools -name __pycache__ -prune -exec rm -rf {} +
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_factory import CONFIG, ENVIRONMENT, facts_for, metadata, reseal, write_model
+from bundle_factory import reseal
+from cut_bundles import int8_bundle
 from firmware_files import LABELS, NAMESPACE, Firmware, render_again, tiny_firmware, with_arena
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +23,7 @@ from edgeprune.errors import InputError
 from edgeprune.manifest import Manifest, parse_manifest
 from edgeprune.micro_operators import RESOLVER_METHODS
 from edgeprune.micro_scratch import cmsis_nn_scratch_bytes
-from edgeprune.publish import FileFacts, GoldenVectors, publish_bundle
-from edgeprune.results import Accuracy, Gate
+from edgeprune.results import Gate
 from edgeprune.verify.bundle_texts import read_texts
 from edgeprune.verify.c_source import check_c_files
 from edgeprune.verify.c_text import ExpectedSource, check_texts
@@ -270,49 +270,8 @@ def test_a_missing_file_fails(firmware: Firmware, expected: ExpectedSource) -> N
 
 
 @pytest.fixture
-def published(tmp_path: Path, firmware: Firmware) -> Path:
-    tensors = read_io(firmware.model)
-    model = tmp_path / "model_int8.tflite"
-    model.write_bytes(firmware.model)
-    onnx = write_model(tmp_path / "model.onnx", metadata().as_text())
-    facts = facts_for(onnx)
-    int8 = FileFacts(
-        path=model.name,
-        bytes=len(firmware.model),
-        runtime=firmware.arena.runtime,
-        accuracy=Accuracy(correct=1, n=2),
-        layout="NHWC int8",
-        input=tensors.input,
-        output=tensors.output,
-        arena=firmware.arena,
-    )
-    facts = dataclasses.replace(
-        facts,
-        name=firmware.metadata.name,
-        level=firmware.metadata.level,
-        classes=firmware.metadata.labels,
-        image_size=firmware.metadata.image_size,
-        mean=firmware.metadata.mean,
-        std=firmware.metadata.std,
-        files=(int8,),
-        dense_files=(int8,),
-    )
-    publish_bundle(
-        exports=tmp_path / "exports",
-        facts=facts,
-        model_files={model.name: model},
-        golden=GoldenVectors(
-            images=firmware.images,
-            labels=(0, 1),
-            names=("a", "b"),
-            outputs={model.name: firmware.outputs},
-            tolerance={model.name: 1},
-        ),
-        config_yaml=CONFIG,
-        environment=ENVIRONMENT,
-        extra_files=firmware.files,
-    )
-    return tmp_path / "exports" / facts.bundle
+def published(tmp_path: Path) -> Path:
+    return int8_bundle(tmp_path)
 
 
 def bundle_gates(folder: Path) -> dict[str, Gate]:

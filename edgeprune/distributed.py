@@ -46,6 +46,7 @@ class Team:
         size: how many there are.
         device: what this process computes on, in torch's words.
         bfloat16: forward passes of training compute in it; weights stay float32.
+        compiler: backend of ``torch.compile`` for training steps; empty: they run as they are.
         post: where the leader leaves word; None in a team of one.
     """
 
@@ -53,6 +54,7 @@ class Team:
     size: int = 1
     device: str = "cpu"
     bfloat16: bool = False
+    compiler: str = ""
     post: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -191,13 +193,15 @@ def is_follower() -> bool:
 def join_team() -> Iterator[Team]:
     """The team that ``torchrun`` started this process for, or one of its own; on EDGEPRUNE_DEVICE or the best device.
 
+    EDGEPRUNE_COMPILE names a backend of ``torch.compile`` for training steps, such as ``inductor``.
+
     Raises:
-        InputError: EDGEPRUNE_DEVICE names no device that is here.
+        InputError: EDGEPRUNE_DEVICE names no device that is here, EDGEPRUNE_COMPILE no backend.
         TeamBrokenError: another process ended, or never came.
     """
-    device, size = _choose_device(), int(os.environ.get("WORLD_SIZE", "1"))
+    device, compiler, size = _choose_device(), _choose_compiler(), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team(device=device, bfloat16=device.startswith("cuda"))
+        yield Team(device=device, bfloat16=device.startswith("cuda"), compiler=compiler)
         return
     if device == "mps":
         raise InputError("Several processes cannot share Apple's GPU.", "one process, or EDGEPRUNE_DEVICE=cpu")
@@ -226,6 +230,7 @@ def join_team() -> Iterator[Team]:
         size=size,
         device=device,
         bfloat16=device.startswith("cuda"),
+        compiler=compiler,
         post=PrefixStore("told", store),
     )
     try:
@@ -250,6 +255,20 @@ def _choose_device() -> str:
         raise InputError(f"EDGEPRUNE_DEVICE={asked} is none of {', '.join(_DEVICES)}.", "EDGEPRUNE_DEVICE=cpu")
     if not here[asked]:
         raise InputError(f"EDGEPRUNE_DEVICE={asked}, and torch finds no such device here.", "EDGEPRUNE_DEVICE=cpu")
+    return asked
+
+
+def _choose_compiler() -> str:
+    asked = os.environ.get("EDGEPRUNE_COMPILE", "")
+    if not asked:
+        return ""
+    import torch
+
+    if asked not in torch.compiler.list_backends(exclude_tags=()):
+        raise InputError(
+            f"EDGEPRUNE_COMPILE={asked} is no backend of torch.compile here.",
+            f"one of {', '.join(torch.compiler.list_backends())}; or unset it",
+        )
     return asked
 
 

@@ -142,6 +142,28 @@ def test_the_best_device_is_taken_unless_another_is_asked_for(monkeypatch: pytes
         assert (team.device, team.bfloat16) == ("cpu", False)
 
 
+def test_steps_are_compiled_only_when_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGEPRUNE_COMPILE", raising=False)
+    with join_team() as team:
+        assert team.compiler == ""
+    monkeypatch.setenv("EDGEPRUNE_COMPILE", "inductor")
+    with join_team() as team:
+        assert team.compiler == "inductor"
+    monkeypatch.setenv("EDGEPRUNE_COMPILE", "fast")
+    with pytest.raises(InputError, match="EDGEPRUNE_COMPILE=fast is no backend"), join_team():
+        pass
+
+
+def test_a_compiled_fit_is_the_same_fit() -> None:
+    """As far as capturing goes; ``inductor`` takes minutes and rounds in another order."""
+    torch.compiler.reset()
+    plain, compiled = (shared_fit.fit(Team(compiler=compiler), nn.BatchNorm2d) for compiler in ("", "eager"))
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert compiled.epochs[-1].train_loss == pytest.approx(plain.epochs[-1].train_loss, rel=1e-5)
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(compiled.network.state_dict()[name], value)
+
+
 def test_batches_too_small_to_share_are_refused() -> None:
     """Before anybody waits for anybody."""
     with pytest.raises(InputError, match="8 processes cannot share batches of 15 images"):

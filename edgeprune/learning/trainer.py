@@ -56,6 +56,8 @@ class Trainer:
         team: Team,
     ) -> None:
         self._network, self._loss, self._settings, self._team = network, loss, settings, team
+        # Shares the weights; what is saved, averaged and judged stays the network itself.
+        self._forward = torch.compile(network, backend=team.compiler) if team.compiler else network
         self._average, self._memory, self._outputs, self._progress = average, memory, outputs, progress
         self._labels = torch.from_numpy(np.array(train.labels))
         self._split = train
@@ -165,7 +167,7 @@ class Trainer:
             mixtures.append(mix_images(images, batch.order, alpha=self._settings.mixup))
             images = mixtures[-1].images
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self._team.bfloat16):
-            logits = self._network(images).float()
+            logits = self._forward(images).float()
             wanted = labels
             if self._mixes:
                 wanted = self._shares_of(logits.shape[1])[batch.rows]

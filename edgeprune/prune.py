@@ -43,7 +43,7 @@ def remove_channels(
     try:
         with torch.no_grad():
             small(torch.zeros(1, 3, image_size, image_size))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"The network does not run with fewer channels ({reason}).",

@@ -102,7 +102,7 @@ def test_what_stays_is_named_with_the_reason(reference: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("network", "layer"),
-    [("shufflenet_v2_x0_5", "stage2.0.branch1.3"), ("swin_t", "features.5.5.norm1"), ("maxvit_t", "blocks")],
+    [("shufflenet_v2_x0_5", "stage2.0.branch1.3"), ("swin_t", "features.1.1.norm1"), ("maxvit_t", "blocks")],
 )
 def test_windows_and_shuffled_channels_are_refused_at_once(network: str, layer: str) -> None:
     """torch-pruning's walk through Swin's windows does not come to an end."""
@@ -146,6 +146,33 @@ def test_a_group_whose_cut_computes_something_else_is_left_alone() -> None:
     census = take_census(CountsItsChannels(), image_size=32, scope="all", protect=())
     assert [group.layer for group in census.groups] == ["two"]
     assert "does not compute" in census.left_alone["one"]
+
+
+class FaintlyCountsItsChannels(CountsItsChannels):
+    """The same, in an answer that hardly depends on it, as a fresh ConvNeXt's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + 1e-6 * super().forward(x)
+
+
+def test_a_cut_that_hardly_shows_is_still_held_against_what_it_changes() -> None:
+    census = take_census(FaintlyCountsItsChannels(), image_size=32, scope="all", protect=())
+    assert [group.layer for group in census.groups] == ["two"]
+
+
+class InsistsOnItsChannels(CountsItsChannels):
+    """Its code checks a width, as timm's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        assert x.shape[1] == 8, "wrong width"
+        return self.head(self.two(x).mean(dim=(2, 3)))
+
+
+def test_a_group_whose_width_is_insisted_on_is_left_alone() -> None:
+    census = take_census(InsistsOnItsChannels(), image_size=32, scope="all", protect=())
+    assert [group.layer for group in census.groups] == ["two"]
+    assert "wrong width" in census.left_alone["one"]
 
 
 class HoldsOnToChannels(CountsItsChannels):

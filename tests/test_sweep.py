@@ -19,10 +19,13 @@ from command import EDGEPRUNE, ENVIRONMENT, Ask
 from tiny import make_images, write_recipe
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
+from edgeprune.pipeline import SilentReporter, Workspace, sweep_share
+from edgeprune.pipeline.sweep_course import SweepCourse
 from edgeprune.pipeline.sweep_crew import open_crew
 from edgeprune.pipeline.sweep_halving import goes_on
-from edgeprune.pipeline.sweep_one_trial import Order, run_trial
+from edgeprune.pipeline.sweep_one_trial import Event, Order, run_trial
 from edgeprune.pipeline.sweep_search import Known, propose_values
+from edgeprune.pipeline.sweep_share import pull_sweep, pull_trial, push_network, push_runs, push_sweep
 from edgeprune.pipeline.sweep_table import Point, find_front, write_tables
 from edgeprune.pipeline.sweep_trials import Trial, TrialLevel, TrialStore, hold_lock, merge_journal, trial_recipe
 from edgeprune.recipe.space import Sweep, SweepFile, read_sweep
@@ -307,6 +310,71 @@ def test_journals_of_trials_become_one_and_no_entry_stands_twice(tmp_path: Path)
         merge_journal(journal, tmp_path / f"{name}.md")
     text = journal.read_text(encoding="utf-8")
     assert (text.count("# Journal of runs"), text.count("**Run:** 2026_a"), text.count("**Run:** 2026_b")) == (1, 1, 1)
+
+
+class Answers:
+    """What workers are told."""
+
+    def __init__(self) -> None:
+        self.given: list[bool] = []
+
+    def answer(self, _: str, *, go_on: bool) -> None:
+        self.given.append(go_on)
+
+
+def test_a_trial_that_is_run_again_is_judged_only_where_it_had_not_been(project: Path) -> None:
+    """It tells of what it finds, and trials that came later must not stop it there."""
+    file = read_sweep(write_sweep(project, space=SPACE, search="random", trials=2, early_stopping={"reduction": 2}))
+    store = TrialStore(project / "runs" / "tiny-sweep")
+    store.claim(file)
+    poor = tuple(level(0.5, name=f"s{target:.0f}", target=target / 100) for target in (20, 40, 60, 80))
+    good = tuple(level(0.9, name=f"s{target:.0f}", target=target / 100) for target in (20, 40, 60, 80))
+    store.save(Trial(name="tiny-sweep-t000", values=GOOD, levels=poor))
+    store.save(Trial(name="tiny-sweep-t001", values=GOOD, state="finished", levels=good))
+    course = SweepCourse(file, Workspace(project), SilentReporter(), store, None, retry_failed=False)
+    crew = Answers()
+    for found in poor:
+        course.handle(crew, "tiny-sweep-t000", Event(kind="level", worker="w", level=found))  # type: ignore[arg-type]
+        assert course.trials[0].levels == poor
+    assert crew.given == [True, True, True, False]
+
+
+def test_a_pull_that_was_interrupted_is_made_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the word that a trial ended has its journal and levels too."""
+    file = read_sweep(write_sweep(project, space=SPACE))
+    away = Path(shutil.copytree(project, project.parent / "away"))
+    storage = open_storage(f"file://{project.parent}/shared")
+    for workspace in (Workspace(away), Workspace(project)):
+        TrialStore(workspace.runs / "tiny-sweep").claim(file)
+    there, here = (TrialStore(root / "runs" / "tiny-sweep") for root in (away, project))
+    there.save(Trial(name="tiny-sweep-t000", values=GOOD, state="finished", levels=(level(),)))
+    there.journal("tiny-sweep-t000").write_text("# Journal of runs\n\n---\n\n**Run:** 2026_a\n\n", encoding="utf-8")
+    made = away / "models" / "tiny-sweep-t000-s30"
+    run = away / "runs" / "2026-11-28_00-00-00_tiny-sweep-t000_prune"
+    for folder in (made, run):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    push_network(storage, Workspace(away), made)
+    push_runs(storage, Workspace(away), "tiny-sweep-t000")
+    push_sweep(storage, Workspace(away), there)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_share, "pull_trial", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pull_sweep(storage, Workspace(project), here)
+    assert here.load(["tiny-sweep-t000"]) == []
+    pull_sweep(storage, Workspace(project), here)
+    assert here.load(["tiny-sweep-t000"]) == there.load(["tiny-sweep-t000"])
+    assert (project / "models" / made.name).is_dir()
+    assert "**Run:** 2026_a" in (project / "JOURNAL.md").read_text(encoding="utf-8")
+    # The run was still going on when it was fetched; later it is whole.
+    (run / "results.json").touch()
+    push_runs(storage, Workspace(away), "tiny-sweep-t000")
+    pull_trial(storage, Workspace(project), "tiny-sweep-t000")
+    assert (project / "runs" / run.name / "results.json").exists()
 
 
 def test_a_sweep_of_which_every_trial_failed_has_failed(project: Path, ask: Ask) -> None:

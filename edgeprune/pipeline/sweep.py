@@ -7,7 +7,7 @@ come further. A sweep that was interrupted is the same command again: it reads t
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.pipeline.sweep_course import SweepCourse
 from edgeprune.pipeline.sweep_crew import open_crew
 from edgeprune.pipeline.sweep_share import pull_sweep, push_sweep
@@ -57,6 +57,7 @@ def run_sweep(
     Raises:
         InputError: the sweep's folder belongs to another one or is in use, no trial can be run, or the base's images or
             network cannot be used.
+        EdgepruneError: the cluster lost its last machine.
         MissingExtraError: Ray, Optuna or what the storage needs is not installed.
     """
     if storage is not None and storage.startswith("memory:"):
@@ -76,7 +77,7 @@ def run_sweep(
         finally:
             # An interrupted sweep too has a table of what it came to so far.
             table = write_tables(store.folder, file.sweep, course.trials)
-        if shared is not None and made:
+        if shared is not None:
             push_sweep(shared, workspace, store)
     return SweepSummary(folder=store.folder, trials=course.trials, table=table, made=made)
 
@@ -90,3 +91,9 @@ def _run_trials(course: SweepCourse, file: SweepFile, reporter: Reporter, *, add
         while course.start_trials(crew) or crew.busy:
             progress(course.ended, file.sweep.count)
             course.handle(crew, *crew.wait())
+    if course.has_more:
+        raise EdgepruneError(
+            f"No machine of the cluster is left that has {resources.cpus} processors for a trial; "
+            f"{course.ended} of {file.sweep.count} trials have ended.",
+            "the same command once there is one",
+        )

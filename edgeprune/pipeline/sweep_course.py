@@ -103,7 +103,11 @@ class SweepCourse:
             self._bury(trial, event)
         elif event.kind == "level":
             assert event.level is not None
-            # A trial that is run again tells of what it finds first.
+            if event.level in trial.levels[:-1]:
+                # A trial that is run again tells of what it finds first: there it was judged, and went on.
+                self._keep(replace(trial, worker=event.worker))
+                crew.answer(name, go_on=True)
+                return
             levels = (*(known for known in trial.levels if known.target < event.level.target), event.level)
             self._keep(replace(trial, levels=levels, worker=event.worker))
             self._say(f"{name}: {_describe(event.level)}")

@@ -46,10 +46,14 @@ def pull_journal(storage: Storage, workspace: Workspace) -> None:
 
 
 def pull_trial(storage: Storage, workspace: Workspace, trial: str) -> None:
-    """Fetch the levels and run directories of a trial that are not here."""
-    levels = [name for pattern in _LEVELS for name in storage.names("models", pattern.format(trial))]
-    for name in (*levels, *storage.names("runs", _RUNS.format(trial))):
+    """Fetch the levels and run directories of a trial that are not here, or not whole."""
+    for name in (name for pattern in _LEVELS for name in storage.names("models", pattern.format(trial))):
         pull_network(storage, workspace, workspace.root / name)
+    for name in storage.names("runs", _RUNS.format(trial)):
+        results = workspace.root / name / "results.json"
+        # A run that was fetched while it lasted has come to its end there.
+        if not results.exists() and (not results.parent.exists() or storage.read(f"{name}/results.json") is not None):
+            storage.pull_folder(name, results.parent)
 
 
 def push_sweep(storage: Storage, workspace: Workspace, store: TrialStore, *, trial: Trial | None = None) -> None:
@@ -80,12 +84,17 @@ def pull_sweep(storage: Storage, workspace: Workspace, store: TrialStore) -> Non
         known = store.load([trial])
         if known and known[0].has_ended:
             continue
-        for path in store.files(trial):
+        state, *others = store.files(trial)
+        for path in others:
             content = storage.read(f"{folder}/trials/{path.name}")
             if content is not None:
                 write_atomic(path, content)
         merge_journal(workspace.journal, store.journal(trial))
         pull_trial(storage, workspace, trial)
+        # Last, as it was sent: a trial that has ended is never asked for again.
+        content = storage.read(name)
+        if content is not None:
+            write_atomic(state, content)
 
 
 def _is_inside(workspace: Workspace, folder: Path) -> bool:

@@ -49,7 +49,7 @@ def choose_difference(outputs: "np.ndarray", labels: "np.ndarray", criterion: Cr
     """The difference that makes a criterion as large as possible; of several, the one nearest to argmax.
 
     Candidates lie in the middle between neighbouring images, and 0 stands for its own gap, so that a threshold is as
-    far as it can be from every image it was chosen on. None of them puts all images into one class.
+    far as it can be from every image it was chosen on. None but 0 itself puts all images into one class.
 
     Args:
         outputs: of a file, as it stores them, shape (n, 2). Rows with NaN or infinity are left out.
@@ -74,11 +74,15 @@ def choose_difference(outputs: "np.ndarray", labels: "np.ndarray", criterion: Cr
         return 0 if margins.dtype.kind == "i" else 0.0
     # Cut behind each value but the last: up to it is negative.
     hits, rejections = positive[-1] - positive[:-1], negative[:-1]
-    # Counts, so that equal criteria are equal: recalls would differ in their last digit.
-    score = hits + rejections if criterion == "accuracy" else hits * negative[-1] + rejections * positive[-1]
     low, high = values[:-1], values[1:]
     middle = (low + high - 1) // 2 if margins.dtype.kind == "i" else (low + high) / 2
     cuts = np.where((low <= 0) & (high > 0), 0, middle)
+    if not (cuts == 0).any():  # all images are on one side of it
+        cuts = np.append(cuts, np.zeros(1, cuts.dtype))
+        hits = np.append(hits, (truth & (margins > 0)).sum())
+        rejections = np.append(rejections, (~truth & (margins <= 0)).sum())
+    # Counts, so that equal criteria are equal: recalls would differ in their last digit.
+    score = hits + rejections if criterion == "accuracy" else hits * negative[-1] + rejections * positive[-1]
     best = np.flatnonzero(score == score.max())
     chosen = cuts[best[np.abs(cuts[best]).argmin()]]
     return int(chosen) if margins.dtype.kind == "i" else float(chosen)

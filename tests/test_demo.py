@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from bundle_factory import reseal
 from command import EDGEPRUNE, ENVIRONMENT, Ask, run_python
 from cut_bundles import int8_bundle, onnx_bundle
 from PIL import Image, ImageOps
@@ -196,6 +197,25 @@ def test_a_damaged_bundle_is_not_run(onnx: Path, photos: Path, ask: Ask) -> None
     content[-9] ^= 1
     (copy / "model.onnx").write_bytes(content)
     assert "model.onnx has SHA-256" in ask("demo", str(copy), str(photos), at=photos.parent).refusal()
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "said"),
+    [
+        ("preprocess.json", lambda text: text.replace('"image_size": 16', '"image_size": 24'), "contradicts itself"),
+        ("labels.txt", lambda text: text + "another\n", "contradicts itself|names 3 labels"),
+    ],
+)
+def test_a_bundle_that_does_not_fit_its_file_is_a_sentence(
+    onnx: Path, photos: Path, ask: Ask, tmp_path: Path, *, text: str, change: Callable[[str], str], said: str
+) -> None:
+    """Sealed anew by whoever changed it, so that every byte is right."""
+    bundle = Path(shutil.copytree(onnx, tmp_path / "bundle"))
+    before = (bundle / text).read_text(encoding="utf-8")
+    assert change(before) != before
+    (bundle / text).write_text(change(before), encoding="utf-8")
+    reseal(bundle)
+    assert re.search(said, ask("demo", str(bundle), str(photos), at=tmp_path).refusal())
 
 
 def test_a_broken_image_keeps_no_other_from_its_answer(onnx: Path, photos: Path, ask: Ask) -> None:

@@ -62,6 +62,11 @@ def test_pictures_on_which_outputs_are_wild_are_left_out_while_there_are_others(
     assert set(choose_drawn(outputs, 4, largest=4)) == {1, 2, 3, 4}
 
 
+def test_answers_that_are_no_numbers_are_left_to_their_gate() -> None:
+    outputs = np.asarray([[np.nan, 0], [1, 0], [0, 2]], np.float32)
+    assert choose_drawn(outputs, 2, largest=4) == [0, 1]
+
+
 # --- what they find
 
 

@@ -228,6 +228,14 @@ def test_a_bundle_that_its_name_stands_for_lies_in_a_folder_of_that_name(exports
     assert "it is elpv96-s60" in rebuild_catalogue(exports).left_out[0]
 
 
+def test_a_bundle_that_is_there_twice_is_listed_once_by_its_whole_name(exports: Path, tmp_path: Path) -> None:
+    """The shipped one and the one that its own recipe makes, which must not keep every later one from its place."""
+    shutil.copytree(exports / "elpv96-s60", exports / "elpv96")
+    update = rebuild_catalogue(exports)
+    assert [entry.path for entry in update.catalogue.bundles] == ["elpv96-s60"]
+    assert update.left_out == ("elpv96: elpv96-s60 is the same bundle.",)
+
+
 def test_a_source_without_bundles_says_so(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -51,6 +51,13 @@ def test_a_recipe_written_out_reads_back_equal(tmp_path_factory: pytest.TempPath
     assert again.digest == recipe.digest
 
 
+@pytest.mark.parametrize("other", [{"alpha": 0.5}, {"labelled_share": 0.3}])
+def test_classes_are_not_weighed_twice_or_in_vain(other: dict[str, float]) -> None:
+    extra = {"teacher": "teacher.onnx"} if "alpha" in other else {}
+    with pytest.raises(InputError, match="class_weights"):
+        check(train={"class_weights": True, **other}, **extra)
+
+
 def test_every_default_is_written_out() -> None:
     """A later version with other defaults must not change what an old recipe meant."""
     written = yaml.safe_load(check().to_yaml())
@@ -255,6 +262,7 @@ def test_a_target_that_differs_by_rounding_is_the_step_itself() -> None:
         ("name: a\nrecover: {alpha: 0.5, alpha: 0.9}\n", "stands twice"),
         ("name: a\nprune: &loop {targets: *loop}\n", "alias"),
         ("[" * 5000, "cannot be read"),
+        ("goal: 2026-13-01", "month must be in 1..12"),
     ],
 )
 def test_what_yaml_would_let_pass_is_an_error(tmp_path: Path, text: str, reason: str) -> None:

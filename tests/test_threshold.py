@@ -56,10 +56,17 @@ def test_no_other_cut_that_splits_the_images_is_better(
     def worth(cut: float) -> float:
         return criterion_value(count_decisions(outputs, labels, cut), criterion)
 
-    assert worth(chosen) == max([worth(cut) for cut in margins[:-1]], default=worth(0))
+    assert worth(chosen) == max(worth(cut) for cut in (*margins[:-1], 0))
     if worth(0) == worth(chosen) and 0 < decide_positive(outputs, 0).sum() < len(labels):
         assert chosen == 0, "argmax is as good, and no reason to leave it"
     assert isinstance(chosen, int) == (outputs.dtype == np.int8)
+
+
+def test_argmax_stays_where_every_cut_is_worse() -> None:
+    """All answers on one side of it: a cut that splits the images would lose some for nothing."""
+    outputs = np.asarray([[0, 9], [0, 1], [0, 2], [0, 3], [0, 4]], np.int8)
+    assert choose_difference(outputs, np.asarray([0, 1, 1, 1, 1]), "accuracy") == 0
+    assert choose_difference(-outputs, np.asarray([1, 0, 0, 0, 0]), "accuracy") == 0
 
 
 def test_the_cut_lies_in_the_middle_between_two_images() -> None:

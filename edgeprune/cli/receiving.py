@@ -52,7 +52,7 @@ def verify(
         unchecked = sum(file.state != "checked" for file in check.files)
         raise GateFailedError(
             f"{unchecked} files of {bundle} were not checked and --require all was given.",
-            "pip install 'edgeprune[verify]', or 'edgeprune[mcu]' where TFLite files are among them",
+            "pip install 'edgeprune[verify]', or 'edgeprune[demo]' where TFLite files are among them",
         )
     if not as_json:
         typer.echo(f"{bundle}: good")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError, MissingExtraError
-from edgeprune.formats import FileInput
+from edgeprune.formats import FileInput, PreprocessRecord, feed_images
 from edgeprune.verify.bundle_texts import BundleTexts
 from edgeprune.verify.litert import litert_version, open_litert
 from edgeprune.verify.onnx_runtime import open_session
@@ -62,10 +62,25 @@ def open_runner(folder: Path, texts: BundleTexts, *, runtime: str | None) -> Run
     path = folder / suited[name].path
     load = {"tflm": _load_micro, "tflite": _load_litert, "onnx": _load_onnx}[name]
     try:
-        return load(path, suited[name])
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        runner = load(path, suited[name])
+        # An image of the wrong size is refused only when it is fed.
+        answer = runner.ask(_blank(texts.rule, suited[name]))
+    except Exception as error:  # onnxruntime's own errors have no public base class
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{path} does not run in {name}: {reason}.", f"edgeprune verify {folder}") from None
+    if answer.shape != (1, len(texts.labels)):
+        raise InputError(
+            f"{path} answers with shape {answer.shape}, and {folder} names {len(texts.labels)} labels.",
+            f"edgeprune verify {folder}",
+        )
+    return runner
+
+
+def _blank(rule: PreprocessRecord, file: FileInput) -> "np.ndarray":
+    import numpy as np
+
+    pixels = np.zeros((1, rule.image_size, rule.image_size, 3), np.uint8)
+    return feed_images(pixels, file, mean=rule.mean, std=rule.std)
 
 
 def _file_for(runtime: str, texts: BundleTexts) -> FileInput | None:

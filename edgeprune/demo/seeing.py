@@ -13,7 +13,7 @@ from edgeprune.formats import RESIZE_RULE, PreprocessRecord, feed_images
 from edgeprune.manifest import damaged_files
 from edgeprune.publish.landing import read_manifest
 from edgeprune.threshold import decide_positive, difference_at, probability_at
-from edgeprune.verify.bundle_texts import read_texts
+from edgeprune.verify.bundle_texts import check_texts, read_texts
 from edgeprune.verify.litert import dequantise
 from edgeprune.verify.threshold import read_threshold
 
@@ -114,6 +114,9 @@ def open_demo(folder: Path, *, runtime: str | None = None, threshold: float | No
         path, problem = next(iter(damaged.items()))
         raise InputError(f"{folder / path} {problem}.", f"edgeprune verify {folder}, and pull the bundle again")
     texts, record = read_texts(folder), read_threshold(folder)
+    agreed = check_texts(texts, manifest)
+    if not agreed.passed:
+        raise InputError(f"{folder} contradicts itself: {agreed.detail}.", "pull the bundle again")
     if texts.rule.resize != RESIZE_RULE:
         raise InputError(
             f"{folder} resizes by the rule {texts.rule.resize!r}, which this version of edgeprune does not know.",

@@ -121,21 +121,28 @@ def rebuild_catalogue(exports: Path) -> CatalogueUpdate:
 
     Args:
         exports: folder of bundles, each in a folder named after it; the one that a name stands for may be in a
-            folder of the name alone, such as ``person96``.
+            folder of the name alone, such as ``person96``, and gives way to the folder of its whole name.
 
     Raises:
         OSError: the file cannot be written; the old one stays.
     """
-    entries, left_out = [], []
+    entries: dict[tuple[str, str], CatalogueEntry] = {}
+    left_out = []
     for path in sorted(exports.glob(f"*/{MANIFEST}")):
         # Folders being staged or replaced begin with a dot.
         if path.parent.name.startswith("."):
             continue
         try:
-            entries.append(_entry(path.parent))
+            entry = _entry(path.parent)
         except InputError as error:
             left_out.append(f"{path.parent.name}: {error.problem}")
-    catalogue = Catalogue(bundles=tuple(sorted(entries, key=lambda entry: (entry.name, entry.level))))
+            continue
+        bundle = (entry.name, entry.level)
+        # Folders come sorted: the one that a name stands for comes before the one of the bundle's whole name.
+        if bundle in entries:
+            left_out.append(f"{entries[bundle].path}: {path.parent.name} is the same bundle.")
+        entries[bundle] = entry
+    catalogue = Catalogue(bundles=tuple(entry for _, entry in sorted(entries.items())))
     write_atomic(exports / CATALOGUE, encode_record(catalogue))
     return CatalogueUpdate(path=exports / CATALOGUE, catalogue=catalogue, left_out=tuple(left_out))
 

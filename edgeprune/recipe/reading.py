@@ -33,7 +33,7 @@ def read_recipe(
         recipes = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         known = ", ".join(recipes) or "none beside it"
         raise InputError(f"The recipe {path} does not exist.", f"RECIPE= one of: {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
         reason = " ".join(str(error).split())
         raise InputError(f"The recipe {path} cannot be read: {reason}.", "mend that line of the YAML file") from None
     if not isinstance(values, dict):

@@ -160,7 +160,7 @@ def read_sweep(path: Path, *, data_path: str | None = None) -> SweepFile:
         values = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except FileNotFoundError:
         raise InputError(f"The sweep {path} does not exist.", "recipes/sweep.yaml is one to start from") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
         reason = " ".join(str(error).split())
         raise InputError(f"The sweep {path} cannot be read: {reason}.", "mend that line of the YAML file") from None
     if not isinstance(values, dict):

@@ -115,6 +115,14 @@ class TrainSection(Section):
         0.0, description="repeat labelled images until they are this share of an epoch, all classes equally often"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.class_weights and self.alpha:
+            raise ValueError("class_weights weigh labels alone, and alpha asks for a teacher beside them")
+        if self.class_weights and self.labelled_share:
+            raise ValueError("class_weights count what labelled_share has made equally often already")
+        return self
+
 
 class TeacherSection(Section):
     """A stronger network in a TFLite or ONNX file, for training and recovery to learn from; a path alone will do.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from edgeprune.embedded import Quantisation
 from edgeprune.errors import InputError
 from edgeprune.formats import (
@@ -147,6 +149,18 @@ def read_listed(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.", "pull the bundle again") from None
+
+
+def read_recipe_key(folder: Path, section: str, key: str) -> object:
+    """What ``config.yaml`` says, which may come from anyone; None where it says nothing or cannot be read as YAML.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        return yaml.safe_load(read_listed(folder / "config.yaml"))[section][key]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _entry_problems(file: FileInput, texts: BundleTexts) -> Iterable[str]:

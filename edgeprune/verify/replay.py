@@ -26,7 +26,7 @@ from edgeprune.verify.threshold import check_threshold
 # Model files by their ending: the extra that brings their runtimes, and what that must import.
 _RUNTIMES = {
     ".onnx": ("verify", ("numpy", "onnxruntime")),
-    ".tflite": ("mcu", ("numpy", "flatbuffers", "ai_edge_litert.interpreter", "tflite_micro")),
+    ".tflite": ("demo", ("numpy", "flatbuffers", "ai_edge_litert.interpreter", "tflite_micro")),
     ".pte": ("executorch", ("numpy", "executorch")),
 }
 # Of the gates on a float ONNX file: those that hold on any machine, and for files of other versions.

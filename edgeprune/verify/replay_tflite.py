@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from edgeprune.cpp_literals import read_constants
 from edgeprune.errors import InputError
 from edgeprune.formats import TensorRecord
@@ -18,7 +16,7 @@ from edgeprune.manifest import Manifest
 from edgeprune.results import Gate, at_most
 from edgeprune.tflite_format import operator_names, read_model
 from edgeprune.tflite_metadata import STANDARD_ENTRY, read_metadata, read_standard, standard_part
-from edgeprune.verify.bundle_texts import read_listed
+from edgeprune.verify.bundle_texts import read_listed, read_recipe_key
 from edgeprune.verify.question import Question, compare_golden, compare_metadata, metadata_gate, refused
 from edgeprune.verify.tflite_graph import check_tflite
 
@@ -67,12 +65,8 @@ def _promises_no_pad(question: Question) -> bool:
     """Whether the recipe's padding, or the turn by 180 degrees, leaves no PAD operator."""
     if question.file.rotate_180:
         return True
-    try:
-        recipe = yaml.safe_load(read_listed(question.folder / "config.yaml"))
-        return bool(recipe["model"]["pad"] == "same")
-    except (yaml.YAMLError, KeyError, TypeError):
-        # Older or stranger recipes promise nothing.
-        return False
+    # Older or stranger recipes promise nothing.
+    return read_recipe_key(question.folder, "model", "pad") == "same"
 
 
 def check_npu_files(folder: Path, manifest: Manifest) -> list[Gate]:

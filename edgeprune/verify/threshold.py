@@ -7,14 +7,12 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from edgeprune.errors import InputError
 from edgeprune.formats import THRESHOLD, FileThreshold, GoldenFile, ThresholdRecord
 from edgeprune.manifest import Manifest, parse_record
 from edgeprune.results import Gate
 from edgeprune.threshold import decide_positive, probability_at
-from edgeprune.verify.bundle_texts import BundleTexts, read_listed
+from edgeprune.verify.bundle_texts import BundleTexts, read_listed, read_recipe_key
 
 _ROUNDING = 1e-9
 
@@ -49,11 +47,9 @@ def check_threshold(folder: Path, manifest: Manifest, texts: BundleTexts) -> lis
 
 
 def _criterion_of(folder: Path) -> str:
-    try:
-        return str(yaml.safe_load(read_listed(folder / "config.yaml"))["export"]["threshold"])
-    except (yaml.YAMLError, KeyError, TypeError):
-        # Recipes from before there were thresholds, and stranger ones, ask for none.
-        return "none"
+    # Recipes from before there were thresholds, and stranger ones, ask for none.
+    asked = read_recipe_key(folder, "export", "threshold")
+    return asked if isinstance(asked, str) else "none"
 
 
 def _record_problems(

@@ -104,6 +104,8 @@ class Team:
             import torch
 
             kept = list(tensors)
+            if not kept:  # as of a network without BatchNorm
+                return
             flat = torch.cat([tensor.reshape(-1) for tensor in kept]).mul_(share)
             self.add(flat)
             for tensor, mean in zip(kept, torch.split(flat, [tensor.numel() for tensor in kept]), strict=True):

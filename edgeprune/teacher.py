@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.preprocess import Triple
 
-# What a softmax gives sums to one; int8 answers do so in steps of 1/256.
+# What a softmax gives in float sums to one; int8 answers of one are recognised by their step of 1/256 from 0 upwards.
 _SUM_TOLERANCE = 0.02
+_SOFTMAX_STEP = 1 / 256
 _LEAST_PROBABILITY = 1e-4
 
 
@@ -46,6 +47,7 @@ class FileTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.path, self._order = path, list(order)
+        self._gives_probabilities: bool | None = None
         self._runner = _TfliteRunner(path) if path.suffix == ".tflite" else _OnnxRunner(path)
         outputs = self._runner.classes
         if outputs <= max(order) or outputs != len(order):
@@ -76,9 +78,21 @@ class FileTeacher(nn.Module):
             pixels = functional.interpolate(pixels, self._runner.size, mode="bicubic", antialias=True)
         # Bicubic overshoots at edges, which no camera's pixel does.
         pixels = pixels.clamp(self._low, self._high)
-        answers = torch.from_numpy(self._runner.run(pixels.numpy()))
-        if bool((answers >= 0).all()) and bool(((answers.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).all()):
-            answers = answers.clamp(min=_LEAST_PROBABILITY).log()
+        try:
+            answers = torch.from_numpy(self._runner.run(pixels.numpy()))
+        except EdgepruneError:  # of a signal that came meanwhile
+            raise
+        except Exception as error:  # onnxruntime's own errors have no public base class
+            raise _unreadable(self.path, error) from None
+        if self._gives_probabilities is None:
+            # Once for the file: what a batch is taken for must not depend on who else is in it.
+            self._gives_probabilities = self._runner.gives_softmax or bool(
+                (answers >= 0).all() and ((answers.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).all()
+            )
+        if self._gives_probabilities:
+            # Of many classes in steps of 1/256, most round to nothing and the rest no longer sums to one.
+            sums = answers.sum(dim=1, keepdim=True).clamp(min=_LEAST_PROBABILITY)
+            answers = (answers / sums).clamp(min=_LEAST_PROBABILITY).log()
         return answers[:, self._order].to(images.device)
 
 
@@ -103,6 +117,8 @@ class _TfliteRunner:
         self.size = shape[1:3] if self._last else shape[2:]
         self.classes = int(outputs[0]["shape"][-1])
         self._batch, self._input, self._output = shape[0], inputs[0], outputs[0]
+        dtype, (step, lowest) = outputs[0]["dtype"], outputs[0]["quantization"]
+        self.gives_softmax = dtype != np.float32 and step == _SOFTMAX_STEP and lowest == np.iinfo(dtype).min
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         """Answers, float32, shape (n, classes), to normalised pixels of shape (n, 3, height, width)."""
@@ -135,12 +151,18 @@ class _OnnxRunner:
         except Exception as error:  # onnxruntime's own errors have no public base class
             raise _unreadable(path, error) from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = tuple(side if isinstance(side, int) else 1 for side in inputs[0].shape)
+        # Only how many images there are may be free: a side that is would become one of a single pixel.
+        shape = (1, *(side if isinstance(side, int) else -1 for side in inputs[0].shape[1:]))
         _require_classifier(path, shape, len(inputs), tuple(outputs[0].shape), len(outputs))
+        if inputs[0].type != "tensor(float)":
+            raise InputError(
+                f"The teacher {path} takes {inputs[0].type}, not tensor(float).", "the file before it was converted"
+            )
         self._last = shape[-1] == 3
         self.size = shape[1:3] if self._last else shape[2:]
         self.classes = int(outputs[0].shape[-1])
         self._name, self._free = inputs[0].name, not isinstance(inputs[0].shape[0], int)
+        self.gives_softmax = False
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         """Answers, float32, shape (n, classes), to normalised pixels of shape (n, 3, height, width)."""
@@ -165,11 +187,12 @@ def _quantise(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 def _require_classifier(
     path: Path, shape: tuple[int, ...], inputs: int, answers: tuple[object, ...], outputs: int
 ) -> None:
-    if inputs == outputs == 1 and len(shape) == 4 and 3 in (shape[1], shape[3]) and len(answers) == 2:
+    sized = len(shape) == 4 and min(shape) > 0 and 3 in (shape[1], shape[3])
+    if inputs == outputs == 1 and sized and len(answers) == 2:
         return
     raise InputError(
         f"The teacher {path} has {inputs} inputs and {outputs} outputs, of shapes {list(shape)} and {list(answers)}.",
-        "a file of an image classifier: one RGB image in, one row of classes out",
+        "a file of an image classifier: one RGB image of fixed size in, one row of classes out",
     )
 
 

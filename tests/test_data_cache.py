@@ -19,7 +19,7 @@ from PIL import Image
 from edgeprune.data import Dataset, load_dataset
 from edgeprune.data.decode import read_image
 from edgeprune.data.shards import ShardedImages
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
 
 
 class Pets:
@@ -411,6 +411,23 @@ def test_images_in_many_files_become_one_array_when_asked(sharded: tuple[np.ndar
     np.testing.assert_array_equal(np.asarray(images), whole)
     np.testing.assert_array_equal(np.stack(list(images)), whole)
     assert np.asarray(images, dtype=np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize("what", ["replaced", "gone"])
+def test_images_that_another_process_replaced_are_not_taken_for_the_old_ones(tmp_path: Path, what: str) -> None:
+    """Arrays are opened when they are first read, which may be hours after their labels were."""
+    paths = [tmp_path / f"{number}.npy" for number in range(2)]
+    for path in paths:
+        np.save(path, np.zeros((3, 4, 4, 3), np.uint8))
+    images = ShardedImages(paths, [3, 3], image_size=4)
+    assert images[0].sum() == 0
+    if what == "replaced":
+        np.save(tmp_path / "new.npy", np.ones((3, 4, 4, 3), np.uint8))
+        (tmp_path / "new.npy").replace(paths[1])
+    else:
+        paths[1].unlink()
+    with pytest.raises(EdgepruneError, match="made anew by another process"):
+        images[[1, 4]]
 
 
 @pytest.mark.parametrize("rows", [20, -21, [0, 20], [-21], [0.5], True, [True] * 20, [[1]], None])

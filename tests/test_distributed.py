@@ -164,6 +164,10 @@ def test_a_compiled_fit_is_the_same_fit() -> None:
         torch.testing.assert_close(compiled.network.state_dict()[name], value)
 
 
+def test_a_network_without_batchnorm_has_nothing_to_average() -> None:
+    Team(size=2).average([], share=0.5)
+
+
 def test_batches_too_small_to_share_are_refused() -> None:
     """Before anybody waits for anybody."""
     with pytest.raises(InputError, match="8 processes cannot share batches of 15 images"):

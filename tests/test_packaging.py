@@ -132,6 +132,7 @@ def test_target_is_passed_only_when_it_was_given() -> None:
 def test_clean_spares_runs_journal_and_baselines(tmp_path: Path) -> None:
     """What took hours to train, or holds a person's own words, cannot be made again."""
     spared = ["runs/a/log.txt", "JOURNAL.md", "models/elpv96/model.safetensors", "models/my-set/model.safetensors"]
+    spared.append("exports/person96/manifest.json")
     removed = [
         "models/elpv96-s60/a",
         "models/elpv96-s60_5/a",

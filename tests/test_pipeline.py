@@ -31,6 +31,7 @@ from edgeprune.pipeline import (
 from edgeprune.pipeline.candidates import describe_level
 from edgeprune.pipeline.finished import open_level
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
+from edgeprune.pipeline.settings import budget_digest, recovery_digest
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.verify.bundle import verify_bundle
@@ -258,6 +259,25 @@ def test_a_network_that_nobody_can_prune_is_not_trained(tmp_path: Path) -> None:
         make_baseline(read_recipe(tmp_path / "tiny.yaml"), Workspace(tmp_path), listener)
     assert not any("epoch" in line for line in listener.lines)
     assert not (tmp_path / "models").exists()
+
+
+def test_a_baseline_that_has_learnt_the_test_images_is_refused(pruned: Path, tmp_path: Path) -> None:
+    """Another seed of the split, the same images: what is test now was train then."""
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, data={"split_seed": 1})
+    with pytest.raises(InputError, match=r"was trained with data\.split_seed 0, the recipe and its data have 1"):
+        open_baseline(recipe, Workspace(root), SilentReporter())
+
+
+@pytest.mark.parametrize("section", [{"export": {"pad": "rotate"}}, {"quantise": {"split_peak": False}}])
+def test_a_level_of_a_budget_depends_on_what_its_file_is_made_with(
+    pruned: Path, tmp_path: Path, section: dict[str, object]
+) -> None:
+    """The bounds were met by another file."""
+    root = copied(pruned, tmp_path / "project")
+    before, after = recipe_of(root), recipe_of(root, **section)
+    assert recovery_digest(before) == recovery_digest(after), "a level of the schedule does not"
+    assert budget_digest(before) == recovery_digest(before) != budget_digest(after)
 
 
 def test_a_budget_may_take_more_epochs_than_the_steps_before_it(pruned: Path, tmp_path: Path) -> None:

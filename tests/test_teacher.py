@@ -8,13 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mcu_models import SIZE, TINY_MEAN, TINY_STD, tiny_float, tiny_images, tiny_int8, tiny_network
+from mcu_models import SIZE, TINY_MEAN, TINY_STD, nhwc, tiny_float, tiny_images, tiny_int8, tiny_network
 from onnx import TensorProto, helper
 from onnx_models import export
 from torch import Tensor, nn
 
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError
+from edgeprune.export.tflite_file import convert_network, strip_model
+from edgeprune.export.tflite_int8 import choose_ranges, observe_ranges, quantise_model
 from edgeprune.learning import distillation_loss, labels_loss
 from edgeprune.preprocess import normalise_pixels
 from edgeprune.teacher import FileTeacher
@@ -85,6 +87,21 @@ def test_probabilities_are_read_as_their_logarithms(tmp_path: Path) -> None:
     assert (soft(images) <= 0).all()
 
 
+def test_probabilities_of_many_classes_in_steps_of_int8_are_probabilities(tmp_path: Path) -> None:
+    """Most of a hundred round to nothing, and the rest sums to anything but one."""
+    head = nn.Linear(16, 100, bias=False)
+    nn.init.normal_(head.weight, std=3, generator=torch.Generator().manual_seed(0))
+    soft = nn.Sequential(*list(tiny_network())[:-1], head, nn.Softmax(dim=1)).eval()
+    content, images = convert_network(soft, image_size=SIZE).content, tiny_images(64)
+    ranges = choose_ranges(content, observe_ranges(content, nhwc(images)), "min_max")
+    path = written(tmp_path / "t.tflite", strip_model(quantise_model(content, ranges)))
+    teacher = teacher_of(path, order=tuple(range(100)))
+    told = teacher(student_sees(images)).softmax(dim=1)
+    with torch.no_grad():
+        wanted = soft(torch.from_numpy(normalise_pixels(images, TINY_MEAN, TINY_STD)))
+    assert (told - wanted).abs().max() < 0.1
+
+
 def test_a_teacher_passes_no_gradient_and_copies_as_itself(tmp_path: Path) -> None:
     teacher = teacher_of(written(tmp_path / "t.tflite", tiny_float()))
     assert not teacher(student_sees(tiny_images(2)).requires_grad_()).requires_grad
@@ -99,9 +116,25 @@ def two_inputs() -> bytes:
     return model.SerializeToString()
 
 
+def classifier(shape: list[int | str], kind: int = TensorProto.FLOAT) -> bytes:
+    """Mean colour and nothing more."""
+    values = [
+        helper.make_tensor_value_info("a", kind, shape),
+        helper.make_tensor_value_info("c", kind, [shape[0], 3]),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["a"], ["c"], axes=[2, 3], keepdims=0)], "g", *([v] for v in values)
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
+        ("t.onnx", classifier(["n", 3, "height", "width"]), r"of shapes \[1, 3, -1, -1\]"),
+        ("t.onnx", classifier([1, 3, 8, 8], TensorProto.FLOAT16), r"takes tensor\(float16\)"),
         ("t.tflite", b"no model", "cannot be read"),
         ("t.onnx", b"no model", "cannot be read"),
         ("t.onnx", two_inputs(), "2 inputs and 1 outputs"),

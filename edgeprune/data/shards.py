@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgeprune.errors import EdgepruneError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -36,17 +38,23 @@ class ShardedImages:
         paths: .npy files of uint8, shape (rows, size, size, 3), one row at least in each.
         rows: how many each has.
         image_size: height and width, pixels.
+
+    Raises:
+        EdgepruneError: when an array is opened that has been replaced since.
     """
 
     def __init__(self, paths: Sequence[Path], rows: Sequence[int], *, image_size: int) -> None:
         import numpy as np
 
         self._starts = np.cumsum([0, *rows])
+        stamps = {path: _stamp(path) for path in paths}
         self.shape = (int(self._starts[-1]), image_size, image_size, 3)
         self.dtype = np.dtype(np.uint8)
         self._paths = tuple(paths)
         # A map holds a file open, and a process may hold few: 1024 on most Linux, 256 on macOS. There are three splits.
-        self._open = lru_cache(max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))(_open_array)
+        self._open = lru_cache(max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))(
+            lambda path: _open_array(path, stamps[path])
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -144,8 +152,22 @@ def open_images(paths: Sequence[Path], rows: Sequence[int], *, image_size: int) 
     return ShardedImages(paths, rows, image_size=image_size)
 
 
-def _open_array(path: Path) -> "np.ndarray":
+def _open_array(path: Path, stamp: tuple[int, ...]) -> "np.ndarray":
     import numpy as np
 
-    # As a plain array: every slice of a memmap pays for being one.
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    try:
+        # As a plain array: every slice of a memmap pays for being one.
+        images: np.ndarray = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        if _stamp(path) == stamp:
+            return images
+    except FileNotFoundError:
+        pass
+    # Labels and rows are those of the images that were there at first.
+    raise EdgepruneError(
+        f"{path.parent} was made anew by another process while this one used it.", "the same command, which goes on"
+    )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size

@@ -31,7 +31,7 @@ from edgeprune.pipeline.teaching import open_file_teacher, teacher_file, weights
 from edgeprune.pipeline.telling import tell_training
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.publish.baseline_card import render_baseline_card
-from edgeprune.recipe import Recipe
+from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.results import as_json
 from edgeprune.zoo import (
     Checkpoint,
@@ -259,9 +259,24 @@ def _initial_weights_digest(weights: str) -> str:
     return digest_file(path) if path.is_file() else digest_json(weights)
 
 
+def _other_split(recipe: Recipe, folder: Path) -> list[tuple[str, object, object]]:
+    """How the split differs from the one that the baseline was trained on, where both are drawn from the same source.
+
+    Images that it has learnt would be counted as test images. Of other sources, or of lists, that cannot be told.
+    """
+    beside = folder / "recipe.yaml"
+    if not beside.is_file():
+        return []
+    now, before = recipe.data, read_recipe(beside).data
+    if before.source != now.source or now.source == "csv":
+        return []
+    keys = ("split_seed", "val_fraction", "test_fraction")
+    return [(f"data.{key}", getattr(before, key), getattr(now, key)) for key in keys]
+
+
 def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
     spec, data = checkpoint.spec, recipe.data
-    differences = [
+    differences: list[tuple[str, object, object]] = [
         ("classes", list(checkpoint.classes), list(dataset.classes)),
         ("image size", spec.image_size, data.image_size),
         ("network", spec.network, recipe.model.network),
@@ -269,6 +284,7 @@ def _check_fit(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, folder:
         ("mean", list(checkpoint.mean), list(data.mean)),
         ("std", list(checkpoint.std), list(data.std)),
     ]
+    differences += _other_split(recipe, folder)
     for what, trained, wanted in differences:
         if trained != wanted:
             raise InputError(

@@ -19,7 +19,7 @@ from edgeprune.pipeline.levels import enter_journal, prune_to_schedule, stop_thr
 from edgeprune.pipeline.one_level import Cut, Source, level_seed, make_level
 from edgeprune.pipeline.planning import count_groups, score_groups
 from edgeprune.pipeline.records import RECORD, Inputs, LevelRecord, load_record
-from edgeprune.pipeline.settings import for_budget, recovery_digest
+from edgeprune.pipeline.settings import budget_digest, for_budget
 from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.structure import measure_structure
 from edgeprune.pipeline.teaching import teacher_path
@@ -91,7 +91,7 @@ def prune_to_budget(
     teacher = parent if follows_parent else Source("teacher", teacher_path(recipe, workspace))
     inputs = Inputs(
         edgeprune=__version__,
-        recipe_part=recovery_digest(recipe),
+        recipe_part=budget_digest(recipe),
         dataset=baseline.dataset.digest,
         parent=parent.weights,
         baseline=baseline.weights,

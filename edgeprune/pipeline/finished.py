@@ -11,7 +11,7 @@ from edgeprune.files import write_json
 from edgeprune.pipeline.baseline import Baseline, open_baseline
 from edgeprune.pipeline.compact import COMPACT, find_compact
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
-from edgeprune.pipeline.settings import for_budget, recovery_digest
+from edgeprune.pipeline.settings import budget_digest, recovery_digest
 from edgeprune.pipeline.teaching import teacher_path, weights_digest
 from edgeprune.pipeline.workspace import Reporter, Workspace
 from edgeprune.recipe import Recipe
@@ -130,7 +130,7 @@ def open_level(
     differing = [
         what
         for what, found, wanted_now in (
-            ("another recipe", inputs.recipe_part, recovery_digest(for_budget(recipe) if inputs.budget else recipe)),
+            ("another recipe", inputs.recipe_part, (budget_digest if inputs.budget else recovery_digest)(recipe)),
             ("another baseline", inputs.baseline, baseline.weights),
             ("another teacher", inputs.teacher, teacher),
             (f"edgeprune {inputs.edgeprune}", inputs.edgeprune, __version__),

@@ -15,6 +15,9 @@ from edgeprune.recipe import Recipe
 from edgeprune.recover import Distillation, recover_accuracy
 from edgeprune.train import train_baseline
 
+# Levels from before the measured file counted are still what they were: these were the recipe's defaults.
+_USUAL_FILE = ("keep", True, True)
+
 
 def training_digest(recipe: Recipe) -> str:
     """Digest of what training reads from the recipe."""
@@ -27,6 +30,13 @@ def for_budget(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={"recover": recover.model_copy(update={"epochs": recover.budget_epochs or recover.epochs})}
     )
+
+
+def budget_digest(recipe: Recipe) -> str:
+    """Digest of what the level of a budget reads from the recipe: recovery, and what the measured file is made with."""
+    recovered = recovery_digest(for_budget(recipe))
+    file = (recipe.export.pad, recipe.quantise.split_peak, recipe.quantise.equalise)
+    return recovered if file == _USUAL_FILE else digest_json([recovered, file])
 
 
 def recovery_digest(recipe: Recipe) -> str:

@@ -231,6 +231,7 @@ GOOD = tuple(f"{name}-{split}.png,{name},{split},,," for name in ("cat", "dog") 
         ("a.png,cat,train,much,,", "weight 'much'"),
         ("a.png,cat,valid,,,", "split 'valid'"),
         ("a.png,cat,,,,", "has no split, and others have"),
+        ("a.png\0,cat,train,,,", "has a NUL in its path"),
         ("a.png,,val,,,", "has no label, but is in val"),
         ("a.png,cat,train,,0.5,", "none in 'soft_dog'"),
         ("a.png,cat,train,,0.5,0.6", "sum 1.1"),

@@ -139,6 +139,8 @@ def _read_line(path: Path, columns: Sequence[str], row: Sequence[str], number: i
         raise line.refuse(f"has {len(row)} cells, the header {len(columns)}", "quote cells that hold a comma")
     if "path" not in line.cells:
         raise line.refuse("names no image", "its path, or remove the line")
+    if "\0" in line.cells["path"]:
+        raise line.refuse("has a NUL in its path, which no file has", "save the list as UTF-8")
     return line
 
 

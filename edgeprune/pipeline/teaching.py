@@ -64,8 +64,8 @@ def open_teacher(recipe: Recipe, path: Path, dataset: Dataset) -> nn.Module:
         )
     if checkpoint.classes != classes or checkpoint.spec.image_size != size:
         raise InputError(
-            f"recover.teacher = {recipe.recover.teacher!r} answers {len(checkpoint.classes)} classes at "
-            f"{checkpoint.spec.image_size} pixels, the student {len(classes)} at {size}.",
+            f"recover.teacher = {recipe.recover.teacher!r} answers {list(checkpoint.classes)} at "
+            f"{checkpoint.spec.image_size} pixels, the student {list(classes)} at {size}.",
             "a teacher trained on the same classes and size, or teacher: baseline",
         )
     return checkpoint.network

@@ -101,6 +101,26 @@ class Budget:
             lower[name] = min(bound, lower.get(name, bound))
         return Budget(**lower, device=other.device or self.device)  # type: ignore[arg-type]
 
+    def approached(self, start: Mapping[str, float], *, steps: int) -> tuple["Budget", ...]:
+        """Budgets from a network's own cost to this one, which is the last; each bound falls by the same factor a step.
+
+        Args:
+            start: what the network costs, by bound.
+            steps: how many, 1 or more.
+
+        >>> [str(each) for each in Budget(macs=1_000_000, ram_bytes=9000).approached(
+        ...     {"macs": 4_000_000, "ram_bytes": 8000}, steps=2)]
+        ['ram=9KB macs=2M', 'ram=9KB macs=1M']
+        """
+        on_the_way = []
+        for step in range(1, steps):
+            bounds = {}
+            for name, bound in self.bounds.items():
+                least = max(start[name], bound) * (bound / max(start[name], bound)) ** (step / steps)
+                bounds[name] = least if name == "latency_ms" else math.ceil(least)
+            on_the_way.append(Budget(**bounds, device=self.device))
+        return (*on_the_way, self)
+
     def __str__(self) -> str:
         bounds = self.bounds
         return " ".join(

@@ -33,6 +33,7 @@ from edgeprune.pipeline.finished import open_level
 from edgeprune.pipeline.records import RECORD, LevelRecord, load_record
 from edgeprune.pipeline.settings import budget_digest, recovery_digest
 from edgeprune.pipeline.structure import measure_structure
+from edgeprune.plan.budget import UnreachableBudgetError
 from edgeprune.recipe import Recipe, read_recipe
 from edgeprune.verify.bundle import verify_bundle
 from edgeprune.zoo import checkpoint_digest, load_checkpoint
@@ -267,6 +268,29 @@ def test_a_baseline_that_has_learnt_the_test_images_is_refused(pruned: Path, tmp
     recipe = recipe_of(root, data={"split_seed": 1})
     with pytest.raises(InputError, match=r"was trained with data\.split_seed 0, the recipe and its data have 1"):
         open_baseline(recipe, Workspace(root), SilentReporter())
+
+
+def test_a_budget_is_approached_in_steps_by_equal_factors(pruned: Path, tmp_path: Path) -> None:
+    root = copied(pruned, tmp_path / "project")
+    recipe = recipe_of(root, prune={"scope": "all", "budget_steps": 3}, recover={"epochs": 1, "budget_epochs": 2})
+    workspace, listener = Workspace(root), Listener()
+    dense = open_baseline(recipe, workspace, SilentReporter()).dense.cost
+    made = prune_to_budget(recipe, workspace, listener, budget=parse_budget(f"macs={dense.macs // 8}"))
+    folders = sorted((root / "models").glob("tiny-b-*"), key=lambda folder: folder.stat().st_mtime)
+    records = [load_record(folder / RECORD, LevelRecord) for folder in folders]
+    assert [len(record.epochs) for record in records if record] == [1, 1, 2]
+    assert made.record == records[-1]
+    for record, share in zip(records, (2, 4, 8), strict=True):
+        assert record is not None
+        assert 0.8 / share <= record.cost.macs / dense.macs <= 1 / share
+    assert [record.inputs.parent for record in records[1:] if record] == [
+        record.weights for record in records if record
+    ][:2]
+    assert prune_to_budget(recipe, workspace, listener, budget=parse_budget(f"macs={dense.macs // 8}")).up_to_date
+    # What nothing meets is said before anything on the way to it is made.
+    with pytest.raises(UnreachableBudgetError):
+        prune_to_budget(recipe, workspace, listener, budget=parse_budget("params=1k"))
+    assert len(list((root / "models").glob("tiny-b-*"))) == 3
 
 
 @pytest.mark.parametrize("section", [{"export": {"pad": "rotate"}}, {"quantise": {"split_peak": False}}])

@@ -442,7 +442,7 @@ def test_a_machine_without_the_projects_folder_works_through_the_storage(
     assert not (project / "JOURNAL.md").exists()
     shared = open_storage(url)
     assert shared.names("models", "*") == ["models/tiny", "models/tiny-sweep-t000-s20", "models/tiny-sweep-t000-s40"]
-    assert shared.names("runs", "*") == [f"runs/{event.run}"]
+    assert shared.names("runs", "*_prune") == [f"runs/{event.run}"]
     # On a third machine, both levels are there before anything is made; so is the run, which was cut off at its end.
     (tmp_path / "shared" / "runs" / event.run / "results.json").unlink()
     listed = tmp_path / "shared" / "runs" / event.run / ".edgeprune-files.json"

@@ -48,6 +48,7 @@ def recovery_digest(recipe: Recipe) -> str:
         "max_step_drop": None,
         "min_accuracy": None,
         "max_drop": None,
+        "budget_steps": 1,
     }
     part = recipe.model_copy(
         update={

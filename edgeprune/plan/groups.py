@@ -161,12 +161,12 @@ def _try_cut(network: nn.Module, groups: Sequence[ChannelGroup], pixels: int) ->
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, InputError) as error:
             reason = " ".join(str(error).split())
             return f"the network does not run with fewer of them: {reason}"
-    error, effect, size = (float(values.abs().max()) for values in (answer - wanted, whole - wanted, wanted))
+    difference, effect, size = (float(values.abs().max()) for values in (answer - wanted, whole - wanted, wanted))
     if image.dtype == torch.double:
-        agrees = error <= _SHARE_OF_EFFECT * effect + _SHARE_OF_ANSWER * size
+        agrees = difference <= _SHARE_OF_EFFECT * effect + _SHARE_OF_ANSWER * size
     else:
         # An effect that is no more than float32's own rounding could hide a mistake.
-        agrees = error <= _SHARE_OF_EFFECT * effect and effect >= _SEEN_IN_FLOAT32 * size
+        agrees = difference <= _SHARE_OF_EFFECT * effect and effect >= _SEEN_IN_FLOAT32 * size
     if not agrees:
         return "the network without one of them does not compute what it does with that one at zero"
     return ""

@@ -29,6 +29,9 @@ class PruneSection(Section):
     max_step_drop: Share | None = Field(
         None, description="a step that loses more validation accuracy than this is halved and made again"
     )
+    budget_steps: Count = later(
+        1, description="cut to a budget in so many levels, by the same factor each, instead of at once"
+    )
     scope: Literal["expand", "all"] = Field("expand", description="inner channels of blocks, or every shared channel")
     protect: tuple[str, ...] = Field((), description="names of modules whose channels are left alone")
     importance: Importance = Field("taylor", description="what is read off a channel; see `score_channels`")

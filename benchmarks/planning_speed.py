@@ -2,10 +2,10 @@
 
     python benchmarks/planning_speed.py
 
-Last figures (2 cores of an AMD EPYC, torch 2.13.0, 224 pixels, medians of 7 turns): resnet50 0.59 s against 0.56 s,
-ratio 1.04; mobilenet_v3_large 0.39 s against 0.33 s, ratio 1.38, short of the 1.1 that was meant: what is left is the trial
-cut that proves every group, which Torch-Pruning does not do, and the copying of many small modules. On a busy machine the
-ratios are higher (1.45 and 1.65 beside two other processes).
+Last figures (2 cores of an AMD EPYC, torch 2.13.0, 224 pixels, medians of 7 turns, two runs): resnet50 0.59 s against
+0.56 s and 0.78 s against 0.78 s, ratios 1.04 and 0.93; mobilenet_v3_large 0.39 s against 0.33 s and 0.46 s against
+0.32 s, ratios 1.38 and 1.46, short of the 1.1 that was meant: what is left is the trial cut that proves every group,
+which Torch-Pruning does not do, and the copying of many small modules. Beside two other processes: 1.45 and 1.65.
 """
 
 import copy

@@ -104,6 +104,8 @@ class Budget:
     def approached(self, start: Mapping[str, float], *, steps: int) -> tuple["Budget", ...]:
         """Budgets from a network's own cost to this one, which is the last; each bound falls by the same factor a step.
 
+        A network that meets it already is not approached from anywhere: there is but this one.
+
         Args:
             start: what the network costs, by bound.
             steps: how many, 1 or more.
@@ -119,7 +121,7 @@ class Budget:
                 least = max(start[name], bound) * (bound / max(start[name], bound)) ** (step / steps)
                 bounds[name] = least if name == "latency_ms" else math.ceil(least)
             on_the_way.append(Budget(**bounds, device=self.device))
-        return (*on_the_way, self)
+        return tuple(dict.fromkeys((*on_the_way, self)))
 
     def __str__(self) -> str:
         bounds = self.bounds

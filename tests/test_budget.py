@@ -214,6 +214,12 @@ def test_a_floor_can_be_asked_for_and_one_below_it_cannot(small: CostModel) -> N
             solve(scores, small, dataclasses.replace(budget, **{name: bound - 1}), 8)  # type: ignore[arg-type]
 
 
+def test_a_budget_that_is_met_already_is_approached_from_nowhere() -> None:
+    """Levels on the way would be that same level, each cut from itself."""
+    budget = Budget(macs=1000, params=50)
+    assert budget.approached({"macs": 900, "params": 50}, steps=3) == (budget,)
+
+
 def test_a_target_joins_the_bounds(small: CostModel) -> None:
     """Alone it is the same plan that ``choose_channels`` makes; with bounds, both hold."""
     scores = random_scores(small, 0)

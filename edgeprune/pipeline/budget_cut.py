@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import nn
 
 from edgeprune.budget import Budget
@@ -35,30 +34,17 @@ class Ground:
 
     Attributes:
         checkpoint: of the parent.
-        groups, scores: its census, and the importance of every channel.
+        groups: its census.
         model: of its costs.
     """
 
     checkpoint: Checkpoint
     groups: tuple[ChannelGroup, ...]
-    scores: dict[str, np.ndarray]
     model: CostModel
-
-    def solve(self, recipe: Recipe, model: CostModel, budget: Budget, *, prunable: int | None) -> Solution:
-        """The plan that keeps the most; raises UnreachableBudgetError."""
-        return solve_budget(
-            self.scores,
-            model,
-            budget=_with_margin(budget),
-            importance=recipe.prune.importance,
-            align=recipe.prune.align,
-            units={group.layer: group.unit for group in self.groups},
-            prunable=prunable,
-        )
 
 
 def survey_parent(recipe: Recipe, workspace: Workspace, baseline: Baseline, parent: Source, budget: Budget) -> Ground:
-    """Census, importances and costs of a network that is about to be cut.
+    """Census and costs of a network that is about to be cut.
 
     Raises:
         InputError: a bound on latency, and this machine has not been measured.
@@ -66,7 +52,6 @@ def survey_parent(recipe: Recipe, workspace: Workspace, baseline: Baseline, pare
     latencies = _open_latencies(recipe, workspace, baseline, budget)
     checkpoint = parent.open_for_cutting(recipe)
     groups = count_groups(recipe, checkpoint.network)
-    seed = level_seed(recipe, int(budget.digest, 16) / 2**32)
     model = trace_costs(
         checkpoint.network,
         groups,
@@ -75,10 +60,7 @@ def survey_parent(recipe: Recipe, workspace: Workspace, baseline: Baseline, pare
         split_peak=recipe.quantise.split_peak,
     )
     return Ground(
-        checkpoint=checkpoint,
-        groups=groups,
-        scores=score_groups(recipe, checkpoint.network, groups, baseline.dataset, seed=seed),
-        model=model if latencies is None else model.with_latency(latencies),
+        checkpoint=checkpoint, groups=groups, model=model if latencies is None else model.with_latency(latencies)
     )
 
 
@@ -110,11 +92,21 @@ def cut_to_budget(
         EdgepruneError: plan after plan missed it.
     """
     ground = survey_parent(recipe, workspace, baseline, parent, budget)
-    model, network = ground.model, ground.checkpoint.network
+    model, groups, network = ground.model, ground.groups, ground.checkpoint.network
+    seed = level_seed(recipe, int(budget.digest, 16) / 2**32)
+    scores = score_groups(recipe, network, groups, baseline.dataset, seed=seed)
     story.say("", "---", "", f"Pruning to the budget {budget}")
     for _ in range(_ROUNDS):
-        solution = ground.solve(recipe, model, budget, prunable=prunable)
-        small = remove_channels(network, ground.groups, solution.plan, image_size=recipe.data.image_size)
+        solution = solve_budget(
+            scores,
+            model,
+            budget=with_margin(budget),
+            importance=recipe.prune.importance,
+            align=recipe.prune.align,
+            units={group.layer: group.unit for group in groups},
+            prunable=prunable,
+        )
+        small = remove_channels(network, groups, solution.plan, image_size=recipe.data.image_size)
         real = _measure(recipe, baseline, small, solution, budget)
         story.say(_describe(solution, real))
         if all(getattr(real, name) <= bound for name, bound in budget.bounds.items()):
@@ -142,7 +134,7 @@ def _open_latencies(recipe: Recipe, workspace: Workspace, baseline: Baseline, bu
     return measured.table()
 
 
-def _with_margin(budget: Budget) -> Budget:
+def with_margin(budget: Budget) -> Budget:
     """What is planned for: no machine takes the same time twice."""
     if budget.latency_ms is None:
         return budget

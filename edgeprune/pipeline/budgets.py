@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune import __version__
 from edgeprune.budget import Budget
 from edgeprune.pipeline.baseline import Baseline, open_baseline
-from edgeprune.pipeline.budget_cut import FILE_BOUNDS, cut_to_budget, survey_parent
+from edgeprune.pipeline.budget_cut import FILE_BOUNDS, cut_to_budget, survey_parent, with_margin
 from edgeprune.pipeline.finished import open_level
 from edgeprune.pipeline.level_int8 import require_mcu
 from edgeprune.pipeline.levels import enter_journal, prune_to_schedule, stop_threshold
@@ -19,6 +19,7 @@ from edgeprune.pipeline.settings import budget_digest, for_budget
 from edgeprune.pipeline.story import RunStory, opening_lines
 from edgeprune.pipeline.teaching import teacher_path
 from edgeprune.pipeline.workspace import Reporter, Workspace
+from edgeprune.plan.budget import require_reachable
 from edgeprune.recipe import Recipe
 from edgeprune.results import as_json
 from edgeprune.runs import open_run
@@ -88,10 +89,8 @@ def _approach(
     if count == 1:
         return (budget,)
     ground = survey_parent(recipe, workspace, baseline, parent, budget)
-    steps = budget.approached(as_json(ground.model.cost({})), steps=count)
-    if not workspace.level_folder(recipe, steps[0].level).exists():
-        ground.solve(recipe, ground.model, budget, prunable=None)
-    return steps
+    require_reachable(ground.groups, ground.model, budget=with_margin(budget), align=recipe.prune.align)
+    return budget.approached(as_json(ground.model.cost({})), steps=count)
 
 
 def _make_level(

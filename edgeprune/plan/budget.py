@@ -1,11 +1,12 @@
 """From scores and a budget to a plan: the most importance that every bound allows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.budget import Budget
+from edgeprune.dependencies import ChannelGroup
 from edgeprune.errors import EdgepruneError, InputError, UnreachableTargetError
 from edgeprune.plan.allocate import list_kept
 from edgeprune.plan.blocks import Block, cut_blocks
@@ -158,6 +159,23 @@ def solve_budget(
         binding_at=model.largest(field, kept) if field not in ("", "channels") else "",
         slack=slack,
     )
+
+
+def require_reachable(groups: Sequence[ChannelGroup], model: CostModel, *, budget: Budget, align: int) -> None:
+    """Whether ``solve_budget`` could meet a budget, whatever the scores.
+
+    Args:
+        groups: census of the model's network.
+        model, budget, align: as there.
+
+    Raises:
+        UnreachableBudgetError: one block left in every group is too much for a bound.
+    """
+    floor = {}
+    for group in groups:
+        blocks = cut_blocks(0, np.zeros(group.channels), align=align, unit=group.unit)
+        floor[group.layer] = group.channels - sum(len(block.channels) for block in blocks)
+    _check_floors(model, budget, floor, align)
 
 
 def _check_floors(model: CostModel, budget: Budget, floor: Mapping[str, int], align: int) -> None:

@@ -114,14 +114,14 @@ def open_demo(folder: Path, *, runtime: str | None = None, threshold: float | No
         path, problem = next(iter(damaged.items()))
         raise InputError(f"{folder / path} {problem}.", f"edgeprune verify {folder}, and pull the bundle again")
     texts, record = read_texts(folder), read_threshold(folder)
-    agreed = check_texts(texts, manifest)
-    if not agreed.passed:
-        raise InputError(f"{folder} contradicts itself: {agreed.detail}.", "pull the bundle again")
     if texts.rule.resize != RESIZE_RULE:
         raise InputError(
             f"{folder} resizes by the rule {texts.rule.resize!r}, which this version of edgeprune does not know.",
             f"the version that published it, {manifest.edgeprune}",
         )
+    agreed = check_texts(texts, manifest)
+    if not agreed.passed:
+        raise InputError(f"{folder} contradicts itself: {agreed.detail}.", "pull the bundle again")
     runner = open_runner(folder, texts, runtime=runtime)
     own = record.of(runner.file.path) if record else None
     difference = own.difference if own else 0.0

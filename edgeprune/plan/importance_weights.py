@@ -1,6 +1,7 @@
 """Importance that is read off the weights alone."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -71,20 +72,18 @@ def score_gammas(
 def _criterion(network: nn.Module, member: GroupMember, importance: str) -> np.ndarray:
     slices = channel_slices(network.get_submodule(member.layer), member.side)
     indices = list(member.indices)
-    if importance == "fpgm":
-        values = _mean_distances(_finite(slices, member, importance).flatten(1), member)
-    else:
-        order = 1 if importance == "l1_norm" else 2
-        # Of finite float32 numbers, float64 holds every norm: one that is not finite tells of a weight that is not.
-        norms = _finite(torch.linalg.vector_norm(slices, order, dim=tuple(range(1, slices.dim()))), member, importance)
-        weights = slices[0].numel()
-        match importance:
-            case "l1_norm":
-                values = norms[indices] / weights
-            case "l2_norm":
-                values = norms[indices] / weights**0.5
-            case _:
-                values = _lamp(norms.square())[indices]
+    count = slices[0].numel()
+    # Of finite float32 numbers, float64 holds every norm: one that is not finite tells of a weight that is not.
+    norms = partial(torch.linalg.vector_norm, slices, dim=tuple(range(1, slices.dim())))
+    match importance:
+        case "l1_norm":
+            values = _finite(norms(ord=1), member, importance)[indices] / count
+        case "l2_norm":
+            values = _finite(norms(ord=2), member, importance)[indices] / count**0.5
+        case "lamp":
+            values = _lamp(_finite(norms(ord=2), member, importance).square())[indices]
+        case _:
+            values = _mean_distances(_finite(slices, member, importance).flatten(1), member)
     scores: np.ndarray = values.numpy()
     return scores
 

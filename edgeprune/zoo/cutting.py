@@ -43,8 +43,7 @@ def cut_in_place(
 
 def copy_structure(network: nn.Module) -> nn.Module:
     """A copy whose parameters share memory with the network's, for looking at and cutting; in evaluation mode."""
-    memo = {id(weight): nn.Parameter(weight.detach()) for weight in network.parameters()}
-    return copy.deepcopy(network, memo=dict(memo)).eval()
+    return copy.deepcopy(network, memo={id(own): nn.Parameter(own.detach()) for own in network.parameters()}).eval()
 
 
 def _cut(
